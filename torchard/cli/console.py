@@ -1,0 +1,190 @@
+'''What the verbs print with: tables with units in their heads, and ``--json`` for the same facts.
+
+A verb is one file, ``torchard/cli/<verb>.py``, and needs to be named nowhere else. Its docstring is its help,
+its signature its options; it gathers facts (plain JSON values), then shows them::
+
+    """Count the images of a data set, class by class."""
+
+    from typing import Annotated
+
+    import typer
+
+    from torchard.cli.console import Column, Facts, emit, print_line, print_table
+
+
+    def command(
+        data: Annotated[str, typer.Argument(help="A folder, a CSV file, or a name such as elpv.")],
+        *,
+        seed: Annotated[int, typer.Option(help="Which split.")] = 0,
+    ) -> int:
+        from torchard.core.data import load_task  # heavy imports wait until the verb runs
+
+        emit(load_task(data, seed=seed).summary(), _show)
+        return 0
+
+
+    def _show(facts: Facts) -> None:
+        print_table(facts["rows"], [Column("class"), Column("images", digits=0)])
+        print_line(f"Next: torchard fit {facts['name']}")
+
+``--json`` and ``--debug`` are added by the frame. Return 3 when a target was out of reach; for everything
+that goes wrong, raise (``torchard.core.errors`` carry their exit codes). Progress goes to ``progress()``, on
+stderr. A group of verbs (``torchard hub list``) is a sub-package with one file a verb; ``list_.py`` is typed
+``list``.
+'''
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Facts = Mapping[str, Any]
+
+
+def emit(facts: Facts, render: Callable[[Facts], None]) -> None:
+    """Print ``facts`` as JSON under ``--json``; otherwise let ``render`` show them to a person.
+
+    Call it once a command. Paths become strings and dataclasses objects; NaN and infinity become null.
+
+    Raises:
+        TypeError: if ``facts`` hold something that is no JSON value.
+    """
+    invocation = _invocation()
+    if invocation.json:
+        json.dump(_plain(facts), invocation.stdout, indent=2, allow_nan=False)
+        invocation.stdout.write("\n")
+    else:
+        render(facts)
+
+
+def print_line(text: object = "", *, style: str = "") -> None:
+    """Print one line, or what wraps of it, with nothing in it taken for markup."""
+    console().print(Text(safe(text), style=style))
+
+
+def print_table(rows: Sequence[Facts], columns: Sequence["Column"]) -> None:
+    """Print one line a row, numbers to the right.
+
+    Numbers are never cut and names never broken: a table that does not fit the terminal is shown record by
+    record, one ``head  value`` a line.
+    """
+    out = console()
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    numeric = [all(_is_number(row.get(column.key)) for row in rows) for column in columns]
+    grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for column, right in zip(columns, numeric, strict=True):
+        grid.add_column(Text(column.title), justify="right" if right else "left", no_wrap=right)
+    for line in cells:
+        grid.add_row(*map(Text, line))
+    if out.measure(grid).minimum <= out.width:
+        out.print(grid)
+    else:
+        _print_records(out, [column.title for column in columns], cells)
+
+
+def safe(text: object) -> str:
+    """Return ``text`` with control characters escaped, so that a file name cannot steer the terminal."""
+    return "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _escape(c) for c in str(text))
+
+
+def console() -> Console:
+    """Return a console on stdout; without a terminal it is 120 columns wide, or what COLUMNS says."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    return Console(width=width, markup=False, highlight=False, emoji=False)
+
+
+def progress() -> Console:
+    """Return the console for progress and remarks, on stderr; nothing there is a result."""
+    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: which fact it shows and how.
+
+    Facts are in base units; ``Column("params", unit="M", scale=1e-6, digits=1)`` shows 3400000 as 3.4 under
+    the head ``params [M]``. ``spread`` names the fact shown behind ``±``.
+    """
+
+    key: str
+    head: str = ""
+    unit: str = ""
+    scale: float = 1.0
+    digits: int | None = None
+    spread: str = ""
+
+    @property
+    def title(self) -> str:
+        """The head, with its unit."""
+        head = self.head or self.key.replace("_", " ")
+        return f"{head} [{self.unit}]" if self.unit else head
+
+    def cell(self, row: Facts) -> str:
+        """Return what the table says of ``row`` here; what is not known is a dash."""
+        shown = self._text(row.get(self.key))
+        return f"{shown} ± {self._text(row[self.spread])}" if row.get(self.spread) is not None else shown
+
+    def _text(self, value: Any) -> str:
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
+            return "-"
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, list | tuple):
+            return ", ".join(map(self._text, value))
+        if not isinstance(value, int | float):
+            return safe(value)
+        digits = self.digits if self.digits is not None else (0 if isinstance(value, int) else 3)
+        return f"{value * self.scale:.{digits}f}"
+
+
+@dataclass(slots=True)
+class Invocation:
+    """What the shared options of one call said, and where its JSON goes."""
+
+    json: bool = False
+    debug: bool = False
+    stdout: TextIO = dataclasses.field(default_factory=lambda: sys.stdout)
+
+
+def _invocation() -> Invocation:
+    context = click.get_current_context(silent=True)
+    return (context.find_object(Invocation) if context else None) or Invocation()
+
+
+def _print_records(out: Console, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    width = max(map(len, heads))
+    for row in rows:
+        for head, cell in zip(heads, row, strict=True):
+            out.print(Text(f"{head:<{width}}  {cell}"), overflow="fold")
+        out.print()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    return str(value) if isinstance(value, Path) else value
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
