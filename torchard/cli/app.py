@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _write_anything()
-    invocation = Invocation(stdout=sys.stdout)
+    invocation = Invocation(write=sys.stdout.write)
     try:
         with _quiet_libraries(), _sigterm_interrupts():
             code = _invoke(arguments or ["--help"], invocation)

@@ -3,8 +3,9 @@
 A verb is one file, ``torchard/cli/<verb>.py``, and needs to be named nowhere else. Its docstring is its help,
 its signature its options; it gathers facts (plain JSON values), then shows them::
 
-    """Count the images of a data set, class by class."""
+    """Count the files of a folder by kind."""
 
+    from pathlib import Path
     from typing import Annotated
 
     import typer
@@ -13,19 +14,21 @@ its signature its options; it gathers facts (plain JSON values), then shows them
 
 
     def command(
-        data: Annotated[str, typer.Argument(help="A folder, a CSV file, or a name such as elpv.")],
+        folder: Annotated[Path, typer.Argument(help="Where to look.")],
         *,
-        seed: Annotated[int, typer.Option(help="Which split.")] = 0,
+        least: Annotated[int, typer.Option(help="Leave out kinds with fewer files.")] = 1,
     ) -> int:
-        from torchard.core.data import load_task  # heavy imports wait until the verb runs
+        from collections import Counter  # what is heavy (torch!) is imported here, when the verb runs
 
-        emit(load_task(data, seed=seed).summary(), _show)
-        return 0
+        kinds = Counter(path.suffix for path in folder.rglob("*") if path.is_file())
+        rows = [{"kind": kind, "files": n} for kind, n in kinds.most_common() if n >= least]
+        emit({"folder": folder, "rows": rows}, _show)
+        return 0 if rows else 3
 
 
     def _show(facts: Facts) -> None:
-        print_table(facts["rows"], [Column("class"), Column("images", digits=0)])
-        print_line(f"Next: torchard fit {facts['name']}")
+        print_table(facts["rows"], [Column("kind"), Column("files")])
+        print_line(f"Next: torchard fit {facts['folder']}")
 
 ``--json`` and ``--debug`` are added by the frame. Return 3 when a target was out of reach; for everything
 that goes wrong, raise (``torchard.core.errors`` carry their exit codes). Progress goes to ``progress()``, on
@@ -38,14 +41,14 @@ import json
 import math
 import os
 import sys
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -62,8 +65,7 @@ def emit(facts: Facts, render: Callable[[Facts], None]) -> None:
     """
     invocation = _invocation()
     if invocation.json:
-        json.dump(_plain(facts), invocation.stdout, indent=2, allow_nan=False)
-        invocation.stdout.write("\n")
+        invocation.write(json.dumps(_plain(facts), indent=2, allow_nan=False) + "\n")
     else:
         render(facts)
 
@@ -87,15 +89,15 @@ def print_table(rows: Sequence[Facts], columns: Sequence["Column"]) -> None:
         grid.add_column(Text(column.title), justify="right" if right else "left", no_wrap=right)
     for line in cells:
         grid.add_row(*map(Text, line))
-    if out.measure(grid).minimum <= out.width:
+    if Measurement.get(out, out.options.update(max_width=10_000), grid).minimum <= out.width:
         out.print(grid)
     else:
         _print_records(out, [column.title for column in columns], cells)
 
 
 def safe(text: object) -> str:
-    """Return ``text`` with control characters escaped, so that a file name cannot steer the terminal."""
-    return "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _escape(c) for c in str(text))
+    """Return ``text`` with the unprintable escaped, so that a file name cannot steer the terminal."""
+    return "".join(c if c.isprintable() else _escape(c) for c in str(text))
 
 
 def console() -> Console:
@@ -154,7 +156,7 @@ class Invocation:
 
     json: bool = False
     debug: bool = False
-    stdout: TextIO = dataclasses.field(default_factory=lambda: sys.stdout)
+    write: Callable[[str], object] = dataclasses.field(default_factory=lambda: sys.stdout.write)
 
 
 def _invocation() -> Invocation:

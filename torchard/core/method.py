@@ -30,13 +30,13 @@ class CatalogueEntry:
 
     @property
     def path(self) -> str:
-        """``package/slug``, the name used by ``make bench METHOD=...``."""
-        return f"{self.package}/{self.slug}"
+        """``package/slug``, as in ``make bench METHOD=...``; for a package that is one method, its slug."""
+        return "/".join(filter(None, (self.package, self.slug)))
 
     @property
     def module(self) -> str:
         """The importable name, ``torchard.package.slug``."""
-        return f"torchard.{self.package}.{self.slug}"
+        return "torchard." + self.path.replace("/", ".")
 
 
 def catalogue(root: Path | None = None) -> list[CatalogueEntry]:
@@ -72,13 +72,17 @@ def _read_card(file: Path, root: Path) -> CatalogueEntry | None:
         raise ValueError(f"METHOD in {file} is not a literal card: {error}") from None
     unknown = set(method.shapes) - set(SHAPES)
     if unknown:
-        raise ValueError(f"METHOD in {file} names unknown shapes {sorted(unknown)}; known: {', '.join(SHAPES)}")
+        raise ValueError(
+            f"METHOD in {file} names unknown shapes {sorted(unknown)}; known: {', '.join(SHAPES)}"
+        )
     package, slug = _place(file.relative_to(root))
     return CatalogueEntry(package, slug, (ast.get_docstring(tree) or "").split("\n")[0], method)
 
 
 def _assigns_method(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "METHOD" for target in node.targets)
+    return isinstance(node, ast.Assign) and any(
+        getattr(target, "id", "") == "METHOD" for target in node.targets
+    )
 
 
 def _place(relative: Path) -> tuple[str, str]:
