@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from torchard.core.errors import FileRefusedError
 
@@ -127,22 +127,32 @@ def read_bytes(path: Path, *, max_bytes: int) -> bytes:
         FileNotFoundError: if there is no such file.
         FileRefusedError: if it is larger, no regular file, or cannot be read.
     """
+    with open_regular(path) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise FileRefusedError(f"{quote(path)} is refused: larger than {max_bytes:,} bytes.")
+    return data
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Open the regular file ``path`` for reading; pipes and devices, which may never end, are refused.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        FileRefusedError: if it is no regular file or cannot be read.
+    """
     try:
         # Non-blocking, or opening a named pipe would wait for a writer for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise FileRefusedError(f"{quote(path)} is refused: not a regular file.")
-            data = file.read(max_bytes + 1)
-    except FileNotFoundError:
+            yield file
+    except (FileNotFoundError, FileRefusedError):
         raise
     except (OSError, ValueError) as error:
-        if isinstance(error, FileRefusedError):
-            raise
         raise FileRefusedError(f"{quote(path)} cannot be read: {_reason(error)}.") from None
-    if len(data) > max_bytes:
-        raise FileRefusedError(f"{quote(path)} is refused: larger than {max_bytes:,} bytes.")
-    return data
 
 
 def confine(root: Path, name: str) -> Path:
@@ -174,7 +184,8 @@ def magic(path: Path) -> str | None:
         FileNotFoundError: if there is no such file.
         FileRefusedError: if it is no regular file or cannot be read.
     """
-    head = _head(path, 512)
+    with open_regular(path) as file:
+        head = file.read(512)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html")):
         return "html"
     return next((kind for mark, at, kind in _MAGIC if head[at : at + len(mark)] == mark), None)
@@ -243,18 +254,6 @@ def _sync_directory(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _head(path: Path, count: int) -> bytes:
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise FileRefusedError(f"{quote(path)} is refused: not a regular file.")
-        with open(path, "rb") as file:
-            return file.read(count)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise FileRefusedError(f"{quote(path)} cannot be read: {_reason(error)}.") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
