@@ -2,6 +2,7 @@
 
 import json
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,9 +25,13 @@ def installed(monkeypatch):
             raise metadata.PackageNotFoundError(name)
         return VERSIONS[name]
 
-    monkeypatch.setattr(doctor.metadata, "requires", lambda name: METADATA)
-    monkeypatch.setattr(doctor.metadata, "version", version)
-    monkeypatch.setattr(doctor, "_extra_names", lambda: ["serve"])
+    fake = SimpleNamespace(
+        version=version,
+        requires=lambda name: METADATA,
+        metadata=lambda name: SimpleNamespace(get_all=lambda field: ["serve"]),
+        PackageNotFoundError=metadata.PackageNotFoundError,
+    )
+    monkeypatch.setattr(doctor, "metadata", fake)  # libraries that load meanwhile keep the real one
 
 
 def facts(capsys) -> tuple[int, dict]:
