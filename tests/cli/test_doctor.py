@@ -36,7 +36,9 @@ def installed(monkeypatch):
 
 def facts(capsys) -> tuple[int, dict]:
     code = main(["doctor", "--json"])
-    return code, json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return code, json.loads(captured.out)
 
 
 def test_what_is_missing_or_does_not_fit_is_told_with_the_way_to_get_it(installed, capsys):

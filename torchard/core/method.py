@@ -53,8 +53,8 @@ def catalogue(root: Path | None = None) -> list[CatalogueEntry]:
 
 
 def _module_files(root: Path) -> Sequence[Path]:
-    """Modules at ``package/slug.py`` and packages at ``package/slug/__init__.py``."""
-    return [*root.glob("*/*.py"), *root.glob("*/*/__init__.py"), *root.glob("*/__init__.py")]
+    """``package/__init__.py``, ``package/slug.py`` and ``package/slug/__init__.py``: no deeper."""
+    return [*root.glob("*/*.py"), *root.glob("*/*/__init__.py")]
 
 
 def _read_card(file: Path, root: Path) -> CatalogueEntry | None:
