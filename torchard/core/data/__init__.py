@@ -8,7 +8,7 @@ from torchard.core.data.loader import Loader
 from torchard.core.data.measures import class_weights, metrics
 from torchard.core.data.spec import InputSpec, preprocess
 from torchard.core.data.split import Split
-from torchard.core.data.task import Task
+from torchard.core.data.task import Task, resolution_note
 
 __all__ = [
     "Batch",
@@ -21,6 +21,7 @@ __all__ = [
     "load_task",
     "metrics",
     "preprocess",
+    "resolution_note",
     "tensors",
     "uint8_images",
 ]

@@ -5,6 +5,7 @@ the same answers, bit for bit, on a machine that has neither torch nor torchard.
 """
 
 from os import PathLike
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -32,14 +33,14 @@ def image_to_array(
     return normalise(resize(to_rgb(image), size, interpolation=interpolation, rule=rule), mean=mean, std=std)
 
 
-def open_image(path: "str | PathLike[str]") -> Image.Image:
+def open_image(file: str | PathLike[str] | BinaryIO) -> Image.Image:
     """Return the first picture in the file as RGB, fully decoded, turned as its EXIF tag says.
 
     Raises:
         ValueError: if it has more than ``MAX_PIXELS`` pixels, or a pixel type without a defined range.
         OSError: if it cannot be read, is truncated, or is no image of one of ``FORMATS``.
     """
-    with Image.open(path, formats=FORMATS) as image:
+    with Image.open(file, formats=FORMATS) as image:
         return to_rgb(image)
 
 

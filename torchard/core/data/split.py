@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchard.core.data.pixels import open_image, to_rgb
 from torchard.core.errors import DataError
+from torchard.core.files import one_line, quote
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ class FileImages:
         try:
             return open_image(self.paths[index])
         except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{self.paths[index]} can no longer be read: {error}") from None
+            raise DataError(f"{quote(self.paths[index])} can no longer be read: {one_line(error)}") from None
 
 
 class ArrayImages:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from torchard.core.data.split import Split
 
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "auroc"]
+SMALL_FACTOR = 2
 METRICS: tuple[str, ...] = get_args(Metric)
 
 
@@ -68,6 +69,14 @@ class Task:
             "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }
+
+
+def resolution_note(task: Task, size: tuple[int, int]) -> str | None:
+    """Return a warning if the images are much smaller than a model's input ``size`` (height, width), else None."""
+    if task.image_size is None or max(task.image_size) * SMALL_FACTOR > min(size):
+        return None
+    own, wanted = (f"{width}×{height}" for height, width in (task.image_size, size))
+    return f"The images ({own}) are much smaller than the model's input ({wanted}): enlarging adds no detail."
 
 
 def fingerprint(classes: tuple[str, ...], rows: list[list[Any]]) -> str:
