@@ -54,7 +54,7 @@ def test_an_entry_says_what_its_card_its_path_and_its_docstring_say(tree):
 )
 def test_a_bad_card_is_refused_by_file_name(tree, card, said):
     (tree / "select" / "bad.py").write_text(card)
-    with pytest.raises(ValueError, match="bad.py") as caught:
+    with pytest.raises(ValueError, match=r"bad\.py") as caught:
         catalogue(tree)
     assert said in str(caught.value)
 
@@ -62,7 +62,7 @@ def test_a_bad_card_is_refused_by_file_name(tree, card, said):
 def test_every_entry_of_this_installation_can_be_imported_and_agrees_with_its_card():
     for entry in catalogue():
         module = __import__(entry.module, fromlist=["METHOD"])
-        assert module.METHOD == entry.method
+        assert entry.method == module.METHOD
         assert entry.summary.endswith("."), f"{entry.module}: the first docstring line is a sentence"
         assert entry.method.source
         assert entry.method.claim
