@@ -81,7 +81,7 @@ def random_resized_crop(
     aspects = _uniform(count, (log(ratio[0]), log(ratio[1])), generator)
     width = (areas * aspects.exp()).sqrt().clamp(max=1)
     height = (areas / aspects.exp()).sqrt().clamp(max=1)
-    left, top = (_uniform(count, (-1, 1), generator) * (1 - side) for side in (width, height))
+    left, top = (_uniform(count, (-1.0, 1.0), generator) * (1 - side) for side in (width, height))
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0], theta[:, 0, 2], theta[:, 1, 1], theta[:, 1, 2] = width, left, height, top
     grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)

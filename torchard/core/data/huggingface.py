@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -19,6 +19,7 @@ from torchard.core.files import one_line, quote, read_bytes
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
+@runtime_checkable
 class HubSplit(Protocol):
     """The part of ``datasets.Dataset`` that is used."""
 

@@ -55,10 +55,9 @@ def _check(outputs: Tensor, targets: Tensor, classes: Sequence[str]) -> None:
         raise ValueError("`targets` is empty: there is nothing to measure")
     if outputs.shape[1] != len(classes):
         raise ValueError(f"`outputs` have {outputs.shape[1]} columns for {len(classes)} classes")
-    if not 0 <= int(targets.min()) <= int(targets.max()) < len(classes):
-        raise ValueError(
-            f"`targets` go from {int(targets.min())} to {int(targets.max())}, classes are {len(classes)}"
-        )
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= len(classes):
+        raise ValueError(f"`targets` go from {low} to {high}, but must lie in 0…{len(classes) - 1}")
     if not bool(outputs.isfinite().all()):
         raise ValueError("`outputs` hold NaN or infinity")
 
@@ -95,10 +94,12 @@ def _auroc(scores: np.ndarray, truth: np.ndarray) -> float | None:
 
 
 def _per_class(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
-    right, true, answered = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    right, true, answered = (
+        counts.tolist() for counts in (confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0))
+    )
     return {
         name: {
-            "count": int(true[row]),
+            "count": true[row],
             "recall": _ratio(right[row], true[row]),
             "precision": _ratio(right[row], answered[row]),
             "f1": _ratio(2 * right[row], true[row] + answered[row]),
@@ -117,4 +118,4 @@ def _per_group(scores: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> dic
 
 
 def _ratio(part: int, whole: int) -> float | None:
-    return float(part / whole) if whole else None
+    return part / whole if whole else None

@@ -4,8 +4,8 @@ Nothing of torchard is imported here, so that an exported model can carry this f
 the same answers, bit for bit, on a machine that has neither torch nor torchard.
 """
 
+from io import BufferedIOBase
 from os import PathLike
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -33,7 +33,7 @@ def image_to_array(
     return normalise(resize(to_rgb(image), size, interpolation=interpolation, rule=rule), mean=mean, std=std)
 
 
-def open_image(file: str | PathLike[str] | BinaryIO) -> Image.Image:
+def open_image(file: str | PathLike[str] | BufferedIOBase) -> Image.Image:
     """Return the first picture in the file as RGB, fully decoded, turned as its EXIF tag says.
 
     Raises:
@@ -101,6 +101,7 @@ def _sixteen_bit_to_grey(values: np.ndarray) -> Image.Image:
 
 
 def _centred_box(width: int, height: int, aspect: float) -> tuple[float, float, float, float]:
-    box_width, box_height = min(width, height * aspect), min(height, width / aspect)
-    left, top = (width - box_width) / 2, (height - box_height) / 2
-    return left, top, min(width, left + box_width), min(height, top + box_height)
+    # Only the sides that are cut take part in arithmetic, so that rounding cannot push the box over an edge.
+    left = max(0.0, (width - height * aspect) / 2)
+    top = max(0.0, (height - width / aspect) / 2)
+    return left, top, width - left, height - top

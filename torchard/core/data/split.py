@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torchard.core.files import one_line, quote
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Images(Protocol):
     """Pictures by position; each comes decoded, as RGB."""
 

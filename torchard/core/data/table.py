@@ -4,8 +4,8 @@ import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
 
 from torchard.core.data.assemble import PART_NAMES, Candidates, assemble
 from torchard.core.data.manifest import scan_files
@@ -90,7 +90,7 @@ def read_rows(file: Path, root: Path) -> list[Row]:
         raise UsageError(f"{quote(file)} cannot be read: {error.strerror}") from None
 
 
-def _rows(stream: BinaryIO, source: str, root: Path) -> Iterator[Row]:
+def _rows(stream: BufferedReader, source: str, root: Path) -> Iterator[Row]:
     seen: dict[Path, int] = {}
     columns: dict[str, int] | None = None
     width = 0
@@ -109,7 +109,7 @@ def _rows(stream: BinaryIO, source: str, root: Path) -> Iterator[Row]:
         raise DataError(f"{quote(source)} is empty; the first line must name the columns path and label")
 
 
-def _records(stream: BinaryIO, source: str) -> Iterator[tuple[int, list[str]]]:
+def _records(stream: BufferedReader, source: str) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and cells; blank lines are left out."""
     lines = _lines(stream, source)
     first = next(lines, "")
@@ -126,7 +126,7 @@ def _records(stream: BinaryIO, source: str) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, cells
 
 
-def _lines(stream: BinaryIO, source: str) -> Iterator[str]:
+def _lines(stream: BufferedReader, source: str) -> Iterator[str]:
     number = 0
     while line := stream.readline(MAX_LINE + 1):
         number += 1

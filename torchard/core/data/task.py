@@ -72,7 +72,7 @@ class Task:
 
 
 def resolution_note(task: Task, size: tuple[int, int]) -> str | None:
-    """Return a warning if the images are much smaller than a model's input ``size`` (height, width), else None."""
+    """Return a warning if the images are much smaller than a model's input (height, width), else None."""
     if task.image_size is None or max(task.image_size) * SMALL_FACTOR > min(size):
         return None
     own, wanted = (f"{width}×{height}" for height, width in (task.image_size, size))
