@@ -1,0 +1,88 @@
+"""Write down what an experiment measured, with all that is needed to measure it again."""
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchard.cli.console import Column, print_line, print_table
+from torchard.core.files import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMED = ("torchard", "torch", "torchvision", "timm", "numpy", "onnxruntime")
+
+
+def save(
+    path: str | Path,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[Column],
+    *,
+    claim: str,
+    verdict: str = "",
+    details: Mapping[str, Any] | None = None,
+) -> Path:
+    """Print ``rows`` as a table, write them to ``path`` (below the repository) and return the file's path.
+
+    ``claim`` says what was expected, ``verdict`` what came of it; ``details`` holds what the table leaves
+    out, such as values per seed. The documentation shows the table by ``{{ results("slug") }}``.
+
+    Raises:
+        ValueError: if a number is NaN or infinite: a result that failed is written as None, with its reason.
+    """
+    file = ROOT / path
+    record = {
+        "format": 1,
+        "claim": claim,
+        "verdict": verdict,
+        "table": {
+            "columns": [column.title for column in columns],
+            "rows": [[column.cell(row) for column in columns] for row in rows],
+        },
+        "rows": [dict(row) for row in rows],
+        "details": dict(details or {}),
+        "measured": circumstances(),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, record)
+    print_table(rows, columns)
+    print_line(verdict)
+    print_line(f"Written: {file}")
+    return file
+
+
+def circumstances() -> dict[str, Any]:
+    """Return the command, the date, the machine and the versions, as a JSON value."""
+    return {
+        "command": _command(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": {
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "system": platform.system(),
+        },
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in NAMED}},
+    }
+
+
+def _command() -> str:
+    """The command as it would be typed in the repository: ``python -m package.module arguments``."""
+    main = getattr(sys.modules.get("__main__"), "__spec__", None)
+    start = ["-m", main.name.removesuffix(".__main__")] if main is not None else [Path(sys.argv[0]).name]
+    return shlex.join(["python", *start, *sys.argv[1:]])
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
