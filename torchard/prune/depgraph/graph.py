@@ -1,0 +1,282 @@
+"""The result of a trace: which elements of which parameters depend on each other."""
+
+import fnmatch
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor, nn
+
+from torchard.prune.depgraph.algebra import Axis, Node, leaves, parts_of, reasons, resolve, units, width
+from torchard.prune.depgraph.ledger import Call, Dims, Ledger
+
+Heads = Literal["dims", "heads", "both", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One dimension of one parameter or buffer that holds units of a group.
+
+    ``pairs`` are (position along the dimension, unit); ``copies`` tells how many groups of a grouped layer
+    repeat each unit.
+    """
+
+    name: str
+    dim: int
+    role: str  # out, in, depthwise, norm, bias, bare, buffer
+    kind: str  # the type of the module that owns it
+    tensor: Tensor
+    pairs: tuple[tuple[int, int], ...]
+    copies: int
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that can only be removed together, wherever they are stored."""
+
+    id: str
+    axis: Axis
+    members: tuple[Member, ...]
+    tags: frozenset[str]
+
+    @property
+    def size(self) -> int:
+        """Number of units."""
+        return self.axis.size
+
+    def remove_preview(self, indices: Sequence[int]) -> dict[str, dict[int, list[int]]]:
+        """Positions that go when units ``indices`` go: parameter name → dimension → positions."""
+        chosen = set(indices)
+        preview: dict[str, dict[int, list[int]]] = {}
+        for member in self.members:
+            gone = sorted({position for position, unit in member.pairs if unit in chosen})
+            preview.setdefault(member.name, {})[member.dim] = gone
+        return preview
+
+
+@dataclass(eq=False)
+class DimGraph:
+    """Dimensions of every parameter and buffer of one model as expressions over shared axes."""
+
+    model: nn.Module
+    tensors: dict[str, Tensor]
+    dims: dict[str, Dims]
+    roles: dict[str, str]
+    conv_groups: dict[str, Node]
+    costs: list[tuple[Node, ...]]
+    calls: list[Call]
+    unknown: Counter[str]
+    untouched: tuple[str, ...]
+    original: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def from_ledger(cls, model: nn.Module, ledger: Ledger, names: dict[str, Tensor]) -> "DimGraph":
+        """Keep of a trace what concerns parameters and buffers, and let the activations go."""
+        by_id = {id(tensor): name for name, tensor in names.items()}
+        return cls(
+            model=model,
+            tensors=names,
+            dims={name: ledger.known[id(tensor)][1] for name, tensor in names.items()},
+            roles={by_id[key]: role for key, role in ledger.roles.items() if key in by_id},
+            conv_groups={by_id[key]: node for key, node in ledger.weights_of.items() if key in by_id},
+            costs=ledger.costs,
+            calls=ledger.calls,
+            unknown=ledger.unknown,
+            untouched=tuple(by_id[id(p)] for p in model.parameters() if id(p) not in ledger.touched),
+            original={name: tuple(tensor.shape) for name, tensor in names.items()},
+        )
+
+    def groups(
+        self, ignore: Iterable[str | nn.Module] = (), min_size: int = 2, *, heads: Heads = "dims"
+    ) -> list[Group]:
+        """Return what can be pruned, in the order of the parameters.
+
+        ``ignore`` leaves out every group with a parameter in one of these modules or under one of these
+        names or glob patterns. ``heads`` decides what may go where a reshape shows several free axes in one
+        dimension (heads × head width, groups × channels): the last, all but the last, both, or none.
+        """
+        axes = self._owners()
+        blocked = self._blocked(heads)
+        ignored = self._ignored(ignore)
+        tagged = self._statistic_axes()
+        found = []
+        for leaf, places in axes.items():
+            if leaf.size < min_size or leaf in blocked or ignored & {name for name, _ in places}:
+                continue
+            members = tuple(self._member(name, dim, leaf) for name, dim in places)
+            if any(member.role != "buffer" for member in members):
+                tags = tagged.get(leaf, frozenset())
+                found.append(Group(self._id(leaf, places), leaf, members, tags))
+        return found
+
+    def macs(self, widths: Mapping[Axis, int] | None = None) -> int:
+        """Multiply-accumulates of the traced pass when each axis has the number of units in ``widths``."""
+        total = 0
+        for factors in self.costs:
+            product = 1
+            for factor in factors:
+                product *= width(factor, widths or {})
+            total += product
+        return total
+
+    def params(self, widths: Mapping[Axis, int] | None = None) -> int:
+        """Parameters (without buffers) when each axis has the number of units in ``widths``."""
+        total = 0
+        for name, dims in self.dims.items():
+            if isinstance(self.tensors[name], nn.Parameter):
+                product = 1
+                for node in dims:
+                    product *= width(node, widths or {})
+                total += product
+        return total
+
+    def frozen(self) -> dict[str, list[str]]:
+        """Parameter dimensions of which some part can never be pruned, with the reasons."""
+        found = {}
+        for name, dims in self.dims.items():
+            for dim, node in enumerate(dims):
+                if node.size > 1 and (why := reasons(node)):
+                    found[f"{name}:{dim}"] = why
+        return found
+
+    def fingerprint(self) -> str:
+        """Identify the shapes this graph was made for."""
+        return fingerprint(self.original)
+
+    def _owners(self) -> dict[Axis, list[tuple[str, int]]]:
+        """Every free axis with the (parameter, dimension) places that mention it."""
+        owners: dict[Axis, list[tuple[str, int]]] = {}
+        for name, dims in self.dims.items():
+            for dim, node in enumerate(dims):
+                for leaf in dict.fromkeys(leaves(node)):
+                    owners.setdefault(leaf, []).append((name, dim))
+        return owners
+
+    def _blocked(self, heads: Heads) -> set[Axis]:
+        blocked: set[Axis] = set()
+        for dims in self.dims.values():
+            for node in dims:
+                blocked |= _blocked_in(resolve(node), heads)
+        return blocked
+
+    def _ignored(self, ignore: Iterable[str | nn.Module]) -> set[str]:
+        wanted = [ignore] if isinstance(ignore, (str, nn.Module)) else list(ignore)
+        patterns = [entry for entry in wanted if isinstance(entry, str)]
+        tensors = {id(t) for entry in wanted if isinstance(entry, nn.Module) for t in entry.parameters()}
+        found = {name for name, tensor in self.tensors.items() if id(tensor) in tensors}
+        for pattern in patterns:
+            names = {name for name in self.tensors if matches(name, pattern)}
+            if not names:
+                raise ValueError(f"`ignore` holds {pattern!r}, which no parameter of the model matches")
+            found |= names
+        return found
+
+    def _statistic_axes(self) -> dict[Axis, frozenset[str]]:
+        tags: dict[Axis, set[str]] = {}
+        for note in self.calls:
+            for node in note.over if note.kind == "statistic" else ():
+                for leaf in leaves(node):
+                    tags.setdefault(leaf, set()).add("changes_statistics")
+            for leaf in leaves(note.scale) if note.scale is not None else ():
+                tags.setdefault(leaf, set()).add("changes_scale")
+        return {leaf: frozenset(found) for leaf, found in tags.items()}
+
+    def _member(self, name: str, dim: int, leaf: Axis) -> Member:
+        node = resolve(self.dims[name][dim])
+        pairs = tuple(units(node, leaf))
+        module = owner_of(self.model, name)
+        return Member(
+            name,
+            dim,
+            self._role(name, dim, leaf),
+            type(module).__name__,
+            self.tensors[name],
+            pairs,
+            _copies(node, leaf),
+        )
+
+    def _role(self, name: str, dim: int, leaf: Axis) -> str:
+        tensor = self.tensors[name]
+        if not isinstance(tensor, nn.Parameter):
+            return "buffer"
+        if name in self.roles:
+            return self.roles[name]
+        if name in self.conv_groups and leaf in set(leaves(self.conv_groups[name])):
+            return "depthwise"
+        module = owner_of(self.model, name)
+        order = _WEIGHT_ROLES.get(type(module).__name__) if tensor.dim() > 1 else None
+        if order is None and isinstance(module, nn.Linear):
+            order = ("out", "in")
+        return order[dim] if order is not None and dim < 2 else "bare"
+
+    def _id(self, leaf: Axis, places: Sequence[tuple[str, int]]) -> str:
+        parameters = [place for place in places if isinstance(self.tensors[place[0]], nn.Parameter)]
+        name, dim = (parameters or places)[0]
+        within = list(dict.fromkeys(leaves(self.dims[name][dim])))
+        part = f"/{within.index(leaf)}" if len(within) > 1 else ""
+        return f"{name}{f':{dim}' if dim else ''}{part}"
+
+
+_WEIGHT_ROLES = {
+    "Linear": ("out", "in"),
+    "NonDynamicallyQuantizableLinear": ("out", "in"),
+    "Conv1d": ("out", "in"),
+    "Conv2d": ("out", "in"),
+    "Conv3d": ("out", "in"),
+    "ConvTranspose1d": ("in", "out"),
+    "ConvTranspose2d": ("in", "out"),
+    "ConvTranspose3d": ("in", "out"),
+    "Conv1D": ("in", "out"),  # the linear layer of GPT-2 in transformers
+}
+
+
+def fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:
+    """A short digest of parameter names and shapes."""
+    text = json.dumps({name: list(shape) for name, shape in sorted(shapes.items())})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a parameter's name is ``pattern``, lies below it, or fits it as a shell glob."""
+    return (
+        name == pattern
+        or name.startswith(f"{pattern}.")
+        or fnmatch.fnmatchcase(name, pattern)
+        or fnmatch.fnmatchcase(name, f"{pattern}.*")
+    )
+
+
+def owner_of(model: nn.Module, name: str) -> nn.Module:
+    """The module that holds a parameter; for a parametrised one, the module it belongs to."""
+    path = name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+    return model.get_submodule(path)
+
+
+def _blocked_in(node: Node, heads: Heads) -> set[Axis]:
+    """Axes that ``heads`` forbids in one resolved dimension."""
+    if not (parts := parts_of(node)):
+        return set()
+    blocked = set().union(*(_blocked_in(part, heads) for part in parts))
+    if type(node).__name__ != "Prod" or heads == "both":
+        return blocked
+    free = [found for part in parts if (found := set(leaves(part)))]
+    if len(free) > 1:
+        slow, last = set().union(*free[:-1]), free[-1]
+        blocked |= {"dims": slow, "heads": last - slow, "none": slow | last}[heads]
+    return blocked
+
+
+def _copies(node: Node, leaf: Axis) -> int:
+    """How many times other free axes (groups of a layer) repeat each unit; fixed repeats do not count."""
+    if node is leaf or not parts_of(node):
+        return 1
+    holding = [part for part in parts_of(node) if leaf in set(leaves(part))]
+    inner = max(_copies(part, leaf) for part in holding) if holding else 1
+    if type(node).__name__ == "Prod":
+        for part in parts_of(node):
+            if part not in holding and isinstance(part, Axis):
+                inner *= part.size
+    return inner

@@ -1,0 +1,303 @@
+"""Decide how many units each group keeps, and which."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from torchard.core.budget import Limit
+from torchard.prune.depgraph.algebra import Axis
+from torchard.prune.depgraph.decision import Plan, plan_for
+from torchard.prune.depgraph.graph import DimGraph, Group, Heads, matches
+from torchard.prune.depgraph.importance import Criterion, Normalize, Reduce, random_scores, score
+from torchard.prune.depgraph.solver import settle
+from torchard.prune.depgraph.target import Target, UnreachableTargetError, as_target
+
+Scope = Literal["local", "global", "isomorphic"]
+Widths = dict[str, int]
+
+
+class UnprunableError(ValueError):
+    """A layer that was asked for by name cannot be pruned; the message says why."""
+
+
+def plan(
+    graph: DimGraph,
+    *,
+    ratio: float | None = None,
+    target: Target | Limit | None = None,
+    criterion: Criterion | str = "l2",
+    scope: Scope = "local",
+    heads: Heads = "dims",
+    round_to: int | None = None,
+    ratios: Mapping[str, float] | None = None,
+    ignore: Iterable[str | nn.Module] = (),
+    max_ratio: float = 0.95,
+    min_units: int = 1,
+    reduce: Reduce = "mean",
+    normalize: Normalize | None = "mean",
+    seed: int | None = None,
+    original: Mapping[str, int] | None = None,
+) -> Plan:
+    """Return which units of which groups should go: plain data, nothing is changed.
+
+    Give ``ratio`` (share of each group's units to remove; about 1 − (1 − ratio)² of the MACs between pruned
+    layers) or ``target`` (found by bisection over the ratio, from the dimensions alone unless it is a
+    latency). ``scope="local"`` takes the ratio from each group, ``"global"`` from all units ranked together,
+    ``"isomorphic"`` from all groups of the same structure ranked together. ``heads`` is explained at
+    :meth:`DimGraph.groups`. Kept widths are rounded up to multiples of ``round_to``; ``ratios`` sets the
+    ratio of groups by name or pattern; ``max_ratio`` and ``min_units`` bound every group. ``original`` gives
+    widths the ratio refers to where they are not the present ones. ``seed`` is for ``criterion="random"``.
+
+    Raises:
+        ValueError: if not exactly one of ``ratio`` and ``target`` is given, or one is out of range.
+        UnprunableError: if a layer named in ``ratios`` cannot be pruned.
+        UnreachableTargetError: if no allowed widths meet the target; holds the nearest plan.
+    """
+    if (ratio is None) == (target is None):
+        raise ValueError("give either `ratio` or `target`")
+    bounds = _Bounds(round_to, max_ratio, min_units, dict(ratios or {}), dict(original or {}))
+    bounds.check(ratio)
+    groups = graph.groups(ignore, heads=heads)
+    measure = random_scores(seed or 0) if criterion == "random" else criterion
+    scores = {g.id: score(g, measure, reduce=reduce, normalize=normalize).tolist() for g in groups}
+    allocation = _Allocation(graph, groups, scores, bounds, scope)
+    if ratio is not None:
+        return allocation.plan(allocation.widths(ratio))
+    assert target is not None
+    return _meet(allocation, as_target(target))
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    round_to: int | None
+    max_ratio: float
+    min_units: int
+    ratios: dict[str, float]
+    original: dict[str, int]
+
+    def check(self, ratio: float | None) -> None:
+        for name, value in (("ratio", ratio), *((f"ratios[{k!r}]", v) for k, v in self.ratios.items())):
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"`{name}={value}` must be at least 0 and below 1")
+        if not 0 <= self.max_ratio < 1:
+            raise ValueError(f"`max_ratio={self.max_ratio}` must be at least 0 and below 1")
+        if self.min_units < 1:
+            raise ValueError(f"`min_units={self.min_units}` must be at least 1")
+        if self.round_to is not None and self.round_to < 1:
+            raise ValueError(f"`round_to={self.round_to}` must be at least 1")
+
+    def before(self, group: Group) -> int:
+        return self.original.get(group.id, group.size)
+
+    def least(self, group: Group) -> int:
+        """The smallest width a group may have."""
+        least = max(self.min_units, math.ceil(self.before(group) * (1 - self.max_ratio) - 1e-9), 1)
+        return min(least, group.size)
+
+    def allowed(self, group: Group, width: int) -> int:
+        """Round a width up to what alignment and limits allow."""
+        width = max(width, self.least(group))
+        if self.round_to is not None:
+            step = self.round_to // math.gcd(self.round_to, min(member.copies for member in group.members))
+            width = math.ceil(width / step) * step
+        return min(width, group.size)
+
+
+class _Allocation:
+    """Turns a ratio into widths, and widths into a plan."""
+
+    def __init__(
+        self,
+        graph: DimGraph,
+        groups: Sequence[Group],
+        scores: Mapping[str, list[float]],
+        bounds: _Bounds,
+        scope: Scope,
+    ) -> None:
+        self.graph = graph
+        self.groups = list(groups)
+        self.bounds = bounds
+        # Ties are broken by index, never by comparing scores: sorting is stable.
+        self.order = {g.id: sorted(range(g.size), key=scores[g.id].__getitem__) for g in groups}
+        self.scores = scores
+        self.special = _special_ratios(graph, groups, bounds.ratios)
+        self.scopes = _scopes(groups, scope, self.special)
+
+    def widths(self, ratio: float) -> Widths:
+        """Units each group keeps at one ratio."""
+        widths: Widths = {}
+        for members in self.scopes:
+            if len(members) == 1:
+                group = members[0]
+                share = self.special.get(group.id, ratio)
+                widths[group.id] = min(group.size, round(self.bounds.before(group) * (1 - share)))
+            else:
+                widths |= self._ranked(members, ratio)
+        return self.settled({g.id: self.bounds.allowed(g, widths[g.id]) for g in self.groups})
+
+    def settled(self, widths: Widths) -> Widths:
+        """Make widths obey the equations of the code."""
+        axes = {group.axis: widths[group.id] for group in self.groups}
+        least = {group.axis: self.bounds.least(group) for group in self.groups}
+        settled = settle(self.graph, axes, least)
+        return {group.id: settled[group.axis] for group in self.groups}
+
+    def plan(self, widths: Widths) -> Plan:
+        """Remove the lowest scores down to the given widths."""
+        removed = {g.id: sorted(self.order[g.id][: g.size - widths[g.id]]) for g in self.groups}
+        return plan_for(self.graph, {name: units for name, units in removed.items() if units})
+
+    def axes(self, widths: Widths) -> dict[Axis, int]:
+        return {group.axis: widths[group.id] for group in self.groups}
+
+    def _ranked(self, members: Sequence[Group], ratio: float) -> Widths:
+        """One ranking over several groups."""
+        before = sum(self.bounds.before(group) for group in members)
+        now = sum(group.size for group in members)
+        left = now - round(before * (1 - ratio))
+        spare = {group.id: group.size - self.bounds.least(group) for group in members}
+        ranking = sorted(
+            (self.scores[group.id][unit], place, rank)
+            for place, group in enumerate(members)
+            for rank, unit in enumerate(self.order[group.id])
+        )
+        widths = {group.id: group.size for group in members}
+        for _, place, _ in ranking:
+            name = members[place].id
+            if left <= 0:
+                break
+            if spare[name] > 0:
+                widths[name] -= 1
+                spare[name] -= 1
+                left -= 1
+        return widths
+
+
+def _special_ratios(
+    graph: DimGraph, groups: Sequence[Group], ratios: Mapping[str, float]
+) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for pattern, ratio in ratios.items():
+        names = {name for name in graph.tensors if matches(name, pattern)}
+        if not names:
+            raise ValueError(f"`ratios` names {pattern!r}, which no parameter of the model matches")
+        chosen = [
+            g for g in groups if any(m.name in names and m.role not in ("in", "buffer") for m in g.members)
+        ]
+        if not chosen and ratio > 0:
+            frozen = [
+                f"{n}: {'; '.join(w)}" for n, w in graph.frozen().items() if n.rpartition(":")[0] in names
+            ]
+            raise UnprunableError(f"{pattern!r} cannot be pruned ({' | '.join(frozen[:3]) or 'ignored'})")
+        found |= {group.id: ratio for group in chosen}
+    return found
+
+
+def _puts_out(group: Group, names: set[str]) -> bool:
+    return any(member.name in names and member.role not in ("in", "buffer") for member in group.members)
+
+
+def _scopes(groups: Sequence[Group], scope: Scope, special: Mapping[str, float]) -> list[list[Group]]:
+    """Groups that are ranked together."""
+    if scope not in ("local", "global", "isomorphic"):
+        raise ValueError(f"`scope={scope!r}` must be 'local', 'global' or 'isomorphic'")
+    keys: dict[object, list[Group]] = {}
+    for place, group in enumerate(groups):
+        apart = scope == "local" or group.id in special
+        key: object = place if apart else structure(group) if scope == "isomorphic" else "all"
+        keys.setdefault(key, []).append(group)
+    return list(keys.values())
+
+
+def structure(group: Group) -> tuple[tuple[str, str, int, bool], ...]:
+    """What makes two groups isomorphic: kinds of layers, roles and ranks of members, sizes left out."""
+    return tuple(sorted((m.kind, m.role, m.tensor.dim(), m.copies > 1) for m in group.members))
+
+
+def _meet(allocation: _Allocation, target: Target) -> Plan:
+    """Bisect the ratio, then give back single groups' units while the limits hold."""
+    costs = _Costs(allocation, target)
+    high = max(allocation.bounds.max_ratio, 0.0)
+    best = allocation.widths(high)
+    if costs.excess(best) > 0:
+        nearest = allocation.plan(best)
+        raise UnreachableTargetError(
+            f"the target {costs.describe_limits()} cannot be reached; the least is {costs.describe(best)} "
+            f"with max_ratio={allocation.bounds.max_ratio}",
+            nearest,
+        )
+    whole = allocation.widths(0.0)
+    if costs.excess(whole) <= 0:
+        return allocation.plan(whole)
+    low, above = 0.0, whole
+    for _ in range(costs.steps):
+        middle = (low + high) / 2
+        widths = allocation.widths(middle)
+        if costs.excess(widths) <= 0:
+            high, best = middle, widths
+        else:
+            low, above = middle, widths
+    return allocation.plan(_give_back(allocation, costs, best, above))
+
+
+def _give_back(allocation: _Allocation, costs: "_Costs", best: Widths, above: Widths) -> Widths:
+    """Raise single groups to the width they have just above the target, as long as it is still met."""
+    if not costs.cheap:
+        return best
+    for name, width in above.items():
+        if width > best[name]:
+            trial = allocation.settled({**best, name: width})
+            if all(trial[n] >= best[n] for n in best) and costs.excess(trial) <= 0:
+                best = trial
+    return best
+
+
+class _Costs:
+    """How far widths are above the limits of a target, as a share of each limit."""
+
+    def __init__(self, allocation: _Allocation, target: Target) -> None:
+        self.allocation, self.target = allocation, target
+        self.graph = allocation.graph
+        self.limits = target.limits()
+        self.cheap = target.latency is None
+        # Widths come from arithmetic; a latency costs a copy of the model and a timing.
+        self.steps = 60 if self.cheap else 8
+        if not self.cheap and target.measure is None:
+            raise ValueError(
+                "a latency target needs `measure`, a function of a model that returns milliseconds"
+            )
+        self.before = {limit.quantity: self._amount(limit.quantity, None) for limit in self.limits}
+
+    def excess(self, widths: Widths) -> float:
+        """Largest relative excess over a limit; at most zero when all hold."""
+        shares = []
+        for limit in self.limits:
+            allowed = limit.amount(self.before[limit.quantity])
+            shares.append(self._amount(limit.quantity, widths) / allowed - 1)
+        return max(shares)
+
+    def describe(self, widths: Widths) -> str:
+        return ", ".join(f"{q} {self._amount(q, widths) / b:.3g}x" for q, b in self.before.items())
+
+    def describe_limits(self) -> str:
+        return ", ".join(f"{limit.quantity} {limit}" for limit in self.limits)
+
+    def _amount(self, quantity: str, widths: Widths | None) -> float:
+        axes = self.allocation.axes(widths) if widths is not None else {}
+        if quantity == "macs":
+            return self.graph.macs(axes)
+        if quantity == "params":
+            return self.graph.params(axes)
+        return self._latency(widths)
+
+    def _latency(self, widths: Widths | None) -> float:
+        from torchard.prune.depgraph.cutting import apply
+
+        assert self.target.measure is not None
+        if widths is None:
+            return self.target.measure(self.graph.model)
+        trial = apply(self.graph.model, self.allocation.plan(widths), inplace=False)
+        return self.target.measure(trial.model)

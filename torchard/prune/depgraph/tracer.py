@@ -1,0 +1,242 @@
+"""Run a model once and write down what its operations say about dimensions."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves
+
+from torchard.prune.depgraph import rules as _rules  # noqa: F401  (registers every rule)
+from torchard.prune.depgraph.algebra import freeze
+from torchard.prune.depgraph.graph import DimGraph
+from torchard.prune.depgraph.ledger import Ledger
+from torchard.prune.depgraph.rules.factories import fixed_results
+from torchard.prune.depgraph.rules.registry import Op, as_results, bind_arguments, find_rule
+
+Examples = Tensor | Sequence[Any] | Mapping[str, Any]
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Examples,
+    *,
+    forward: Callable[[nn.Module], Any] | None = None,
+    outputs_prunable: Sequence[int] = (),
+) -> DimGraph:
+    """Return which elements of which parameters of ``model`` depend on each other.
+
+    One forward pass in eval mode without gradients, at most a few times as long as usual; every activation
+    is held until it ends. The model is left as it was, also when it fails. ``example_inputs`` is a tensor, a
+    sequence of positional or a mapping of keyword arguments; ``forward(model)`` replaces the call itself.
+    ``outputs_prunable`` counts the output tensors whose features may be removed too.
+
+    Raises:
+        ValueError: if the model has no parameters, is of a kind that cannot be cut (scripted, quantised,
+            sharded), or does not run on the example.
+    """
+    check_model(model)
+    ledger = Ledger()
+    with untouched(model), _quiet_kernels(), torch.no_grad():
+        model.eval()
+        names = _record_parameters(ledger, model)
+        _record_inputs(ledger, example_inputs)
+        try:
+            with _Recorder(ledger):
+                outputs = call(model, example_inputs, forward)
+        except Exception as error:
+            kind = type(model).__name__
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(f"`example_inputs` does not run through {kind}: {what}") from error
+        _freeze_outputs(ledger, outputs, outputs_prunable)
+    return DimGraph.from_ledger(model, ledger, names)
+
+
+def call(
+    model: nn.Module, example_inputs: Examples, forward: Callable[[nn.Module], Any] | None = None
+) -> Any:
+    """Run ``model`` on example inputs in any of the forms :func:`trace` takes."""
+    if forward is not None:
+        return forward(model)
+    if isinstance(example_inputs, Mapping):
+        return model(**example_inputs)
+    if isinstance(example_inputs, Tensor):
+        return model(example_inputs)
+    return model(*example_inputs)
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse models whose parameters cannot be cut.
+
+    Raises:
+        ValueError: naming the kind of model and the way out.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("a scripted model cannot be pruned; prune the `nn.Module` it was made from")
+    if hasattr(model, "_orig_mod"):
+        raise ValueError("a compiled model cannot be pruned; prune `model._orig_mod` and compile the result")
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_quantized for tensor in tensors):
+        raise ValueError("a quantised model cannot be pruned; prune first and quantise the result")
+    for tensor in tensors:
+        if type(tensor).__name__ in ("DTensor", "FlatParameter", "ShardedTensor"):
+            raise ValueError("a sharded model cannot be pruned; gather it on one process first")
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError("a lazy module has no shapes yet; run the model once before pruning")
+    if not any(True for _ in model.parameters()):
+        raise ValueError(f"{type(model).__name__} has no parameters to prune")
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Put back the training flags, buffers, cached tensors and random state of ``model`` at the end."""
+    flags = {module: module.training for module in model.modules()}
+    attributes = {module: _plain_state(module) for module in model.modules()}
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    slots = {module: dict(module._buffers) for module in model.modules()}
+    with torch.random.fork_rng(devices=_devices(model)):
+        try:
+            yield
+        finally:
+            for module, training in flags.items():
+                module.training = training
+                _restore(module, attributes[module])
+                module._buffers.clear()
+                module._buffers.update(slots[module])
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    if not buffer.is_meta:
+                        buffer.data.copy_(value)
+
+
+def _devices(model: nn.Module) -> list[int]:
+    found = {parameter.device for parameter in model.parameters()}
+    return [device.index or 0 for device in found if device.type == "cuda"]
+
+
+_OWN = {"_parameters", "_buffers", "_modules", "training"}
+
+
+def _plain_state(module: nn.Module) -> dict[str, Any]:
+    """Everything a forward pass may change besides parameters: attributes, and what dicts and lists hold."""
+    state = {}
+    for name, value in module.__dict__.items():
+        if name in _OWN or "hook" in name:
+            continue
+        if type(value) is dict:
+            value = dict(value)
+        elif type(value) is list:
+            value = list(value)
+        state[name] = value
+    return state
+
+
+def _restore(module: nn.Module, state: dict[str, Any]) -> None:
+    for name in [name for name in module.__dict__ if name not in state and name not in _OWN]:
+        if "hook" not in name:
+            del module.__dict__[name]
+    for name, value in state.items():
+        held = module.__dict__.get(name)
+        if type(held) is dict and type(value) is dict:
+            held.clear()
+            held.update(value)
+        elif type(held) is list and type(value) is list:
+            held[:] = value
+        else:
+            module.__dict__[name] = value
+
+
+@contextmanager
+def _quiet_kernels() -> Iterator[None]:
+    """Switch off the fused encoder path, which hides whole layers in one operation."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _record_parameters(ledger: Ledger, model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer dimension starts as one fresh axis; shared ones are recorded once."""
+    names: dict[str, Tensor] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if id(tensor) not in ledger.known:
+            ledger.record_new(tensor)
+            names[name] = tensor
+    return names
+
+
+def _record_inputs(ledger: Ledger, example_inputs: Examples) -> None:
+    for leaf in tree_leaves(dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs):
+        if isinstance(leaf, Tensor):
+            ledger.record_constant(leaf, "model input")
+
+
+def _freeze_outputs(ledger: Ledger, outputs: Any, prunable: Sequence[int]) -> None:
+    tensors = [leaf for leaf in _flat_outputs(outputs) if isinstance(leaf, Tensor)]
+    for place, tensor in enumerate(tensors):
+        if place not in prunable:
+            for node in ledger.dims(tensor):
+                freeze(node, "model output")
+
+
+def _flat_outputs(outputs: Any) -> list[Any]:
+    """Tensors in nested containers, and in objects that are not containers but hold tensors."""
+    found: list[Any] = []
+    pending, seen = [outputs], set()
+    while pending:
+        value = pending.pop(0)
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            pending += list(value.values())
+        elif isinstance(value, (list, tuple, set)):
+            pending += list(value)
+        elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
+            pending += list(vars(value).values())
+        else:
+            pending += [leaf for leaf in tree_flatten(value)[0] if leaf is not value]
+    return found
+
+
+class _Recorder(TorchDispatchMode):
+    """Apply the rule of each ATen operation to the ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger = ledger
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        arguments = bind_arguments(func, args, kwargs or {})
+        out = func(*args, **(kwargs or {}))
+        record(func, arguments, out, self.ledger)
+        return out
+
+
+def record(func: Any, arguments: dict[str, Any], out: Any, ledger: Ledger) -> None:
+    """Write down the dimensions of what one operation returned."""
+    op = Op(func, arguments, out, ledger)
+    function = find_rule(func)
+    outcome = function(op) if function is not None else _unknown(op)
+    tensors = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+    known = [dims for dims in as_results(outcome, out) if dims is not None]
+    for tensor, dims in zip(tensors, known, strict=True):
+        ledger.record(tensor, dims)
+    ledger.index += 1
+
+
+def _unknown(op: Op) -> Any:
+    reason = f"unknown op: {op.name}"
+    op.ledger.unknown[op.name] += 1
+    for tensor in op.tensors():
+        for node in op.ledger.dims(tensor):
+            op.fix(node, reason)
+    return fixed_results(op)
