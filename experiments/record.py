@@ -47,7 +47,7 @@ def save(
         },
         "rows": [dict(row) for row in rows],
         "details": dict(details or {}),
-        "measured": circumstances(),
+        "measured": provenance(),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, record)
@@ -57,7 +57,7 @@ def save(
     return file
 
 
-def circumstances() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
     """Return the command, the date, the machine and the versions, as a JSON value."""
     return {
         "command": _command(),
