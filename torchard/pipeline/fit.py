@@ -1,0 +1,119 @@
+"""From data and a budget to a small deployed model: the whole line, once."""
+
+import datetime
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import torchard
+from torchard.core.data import load_task
+from torchard.core.run import RunFolder
+from torchard.pipeline.deploy import deploy
+from torchard.pipeline.job import SHARES, Job
+from torchard.pipeline.prune import Pruned, prune
+from torchard.pipeline.rank import rank
+from torchard.pipeline.score import score
+from torchard.pipeline.settings import Settings
+from torchard.pipeline.tune import Tuned, tune
+from torchard.report.page import write_report
+
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "onnx", "onnxruntime", "scikit-learn")
+MODELS = ("tuned", "pruned")
+
+
+def fit(settings: Settings, out: Path, *, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Rank, tune, prune, export and report into the run folder ``out``; return the facts of :func:`summary`.
+
+    Each stage's result is kept: the same call after a kill goes on where it stopped, and on a finished run it
+    only reads. ``say`` receives a line of text per step.
+
+    Raises:
+        UsageError: if the data cannot be found, or the folder holds another run.
+        DataError: if the data are refused.
+        RunLockedError: if another process works in the folder.
+        InterruptedRunError: after Ctrl-C; the same call goes on.
+    """
+    with opened(settings, out, say=say) as job:
+        ranking = rank(job)
+        tuned = tune(job, ranking)
+        pruned = prune(job, tuned)
+        deploy(job, tuned, pruned)
+        return finish(job, tuned, pruned)
+
+
+@contextmanager
+def opened(settings: Settings, out: Path, *, say: Callable[[str], None] = lambda line: None) -> Iterator[Job]:
+    """Load the data, take the run folder, and hand out the job that the stages work on."""
+    task = load_task(settings.data, seed=settings.seed, strict=settings.strict, metric=settings.metric)
+    values = settings.to_json()
+    with RunFolder.open(out, provenance() | values, same=list(values)) as run:
+        run.write("data", task.summary())
+        for note in task.notes:
+            say(f"data: {note}")
+        yield Job(run, task, settings, say)
+
+
+def finish(job: Job, tuned: Tuned, pruned: Pruned) -> dict[str, Any]:
+    """Look at the test split, write the report, and return the facts of :func:`summary`."""
+
+    def compute() -> dict[str, Any]:
+        score(job, tuned, pruned)
+        return {"file": "report.html"}
+
+    job.stage("report", pruned.facts, compute)
+    stages = {name: job.spent(name) for name in SHARES}
+    timing = {"stages": stages, "total_seconds": sum(stages.values())}
+    job.run.write("timing", {"budget_seconds": job.settings.seconds, **timing})
+    write_report(job.run.path)
+    return summary(job)
+
+
+def summary(job: Job) -> dict[str, Any]:
+    """Return what was built: costs and test results before and after pruning, files, time, targets kept."""
+    prune, export, test, tune, timing = (
+        job.run.read(name) or {} for name in ("prune", "export", "test", "tune", "timing")
+    )
+    folder = job.run.path
+    rows = [
+        {"name": name, **prune[side], "test": test[name][job.task.metric], "accuracy": test[name]["accuracy"]}
+        for name, side in zip(MODELS, ("before", "after"))
+    ]
+    return {
+        "data": job.task.name,
+        "model": tune["model"],
+        "tuned_by": tune["chosen"],
+        "metric": job.task.metric,
+        "classes": len(job.task.classes),
+        "test_images": len(job.task.test),
+        "models": rows,
+        "targets": prune["target"],
+        "reached": prune["reached"],
+        "onnx": export["onnx"],
+        "seconds": timing["total_seconds"],
+        "budget_seconds": job.settings.seconds,
+        "report": str(folder / "report.html"),
+        "run": str(folder),
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Return what a reader needs to reproduce the run: versions, machine, command and time."""
+    return {
+        "torchard": torchard.__version__,
+        "command": ["torchard", *sys.argv[1:]],
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+    }

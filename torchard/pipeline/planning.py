@@ -1,0 +1,149 @@
+"""What a second of training buys on this machine, and the plan made of it: steps, input sizes, precision."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from torchard.core.data import InputSpec, Task
+
+Precision = Literal["no", "bf16"]
+BATCH_SIZE = 32
+MOST_EPOCHS = 30
+FEWEST_EPOCHS = 6  # below, a smaller input buys more than its pixels are worth
+SMALLEST = 64
+STRIDE = 32
+GROWTH = (0.6, 0.75, 0.9, 1.0)  # input sizes of the four phases, as shares of the final one
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds per training image and per image of inference, at one input size, in the faster precision."""
+
+    size: int
+    precision: Precision
+    training: float
+    inference: float
+
+    def with_extra(self, seconds: float) -> "Pace":
+        """Return the pace of a training in which each image costs so much more, as for a teacher."""
+        return replace(self, training=self.training + seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a training will go: how many steps, at which input sizes in turn, in which precision."""
+
+    steps: int
+    sizes: tuple[int, ...]
+    precision: Precision
+    batch_size: int = BATCH_SIZE
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the run folder."""
+        return {
+            "steps": self.steps,
+            "sizes": list(self.sizes),
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Plan":
+        """Return the plan that :meth:`to_json` wrote."""
+        return cls(int(values["steps"]), tuple(values["sizes"]), values["precision"], values["batch_size"])
+
+
+def measure_pace(model: nn.Module, size: int, *, batch_size: int = BATCH_SIZE) -> Pace:
+    """Return what one image costs at ``size``, in whichever of float32 and bfloat16 is faster here.
+
+    A handful of real steps on a copy of the shapes, gradients dropped afterwards; the model's weights and
+    statistics stay as they were.
+    """
+    images = torch.randn(batch_size, 3, size, size).contiguous(memory_format=torch.channels_last)
+    targets = torch.zeros(batch_size, dtype=torch.int64)
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    try:
+        paces = [_pace(model, images, targets, precision) for precision in ("no", "bf16")]
+    finally:
+        model.zero_grad(set_to_none=True)
+        for name, value in model.named_buffers():
+            value.copy_(buffers[name])
+    return min(paces, key=lambda pace: pace.training)
+
+
+def phase_sizes(final: int) -> tuple[int, ...]:
+    """Return the input sizes that lead up to ``final``, in whole strides; a small one stands alone."""
+    if final < 3 * STRIDE:
+        return (final,)
+    smaller = [max(SMALLEST, round(final * share / STRIDE) * STRIDE) for share in GROWTH[:-1]]
+    return (*smaller, final)
+
+
+def affordable_sizes(pace: Pace, images: int, seconds: float, *, largest: int) -> tuple[int, ...]:
+    """Return the phases of the largest final size, up to ``largest``, that get ``FEWEST_EPOCHS`` in time.
+
+    Costs are taken to grow with the area from the ``pace`` measured at one size.
+    """
+    for final in range(largest, SMALLEST, -STRIDE):
+        if images * FEWEST_EPOCHS * _mean_cost(pace, phase_sizes(final)) <= seconds:
+            return phase_sizes(final)
+    return phase_sizes(min(SMALLEST, largest))
+
+
+def plan_training(pace: Pace, sizes: Sequence[int], images: int, seconds: float) -> Plan:
+    """Return as many steps as fit ``seconds``, but at most ``MOST_EPOCHS`` passes over the images."""
+    batch_size = min(BATCH_SIZE, images)
+    fitting = int(seconds / (batch_size * _mean_cost(pace, sizes)))
+    most = math.ceil(MOST_EPOCHS * images / batch_size)
+    return Plan(max(1, min(fitting, most)), tuple(sizes), pace.precision, batch_size)
+
+
+def largest_size(task: Task, spec: InputSpec) -> int:
+    """Return the largest input worth its time: the model's own, or that of the images if they are smaller."""
+    own, images = min(spec.size), task.image_size
+    if images is None:
+        return own
+    return min(own, max(SMALLEST, math.ceil(max(images) / STRIDE) * STRIDE))
+
+
+def _pace(model: nn.Module, images: Tensor, targets: Tensor, precision: Precision) -> Pace:
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+    def training_step() -> None:
+        with autocast:
+            outputs = model(images)
+        functional.cross_entropy(outputs.float(), targets).backward()
+
+    def inference_step() -> None:
+        with torch.inference_mode(), autocast:
+            model(images)
+
+    was_training = model.training
+    model.train()
+    training = _fastest(training_step)
+    model.eval()
+    inference = _fastest(inference_step)
+    model.train(was_training)
+    return Pace(images.shape[-1], precision, training / len(images), inference / len(images))
+
+
+def _fastest(step: Callable[[], None], repeats: int = 3) -> float:
+    """Seconds of the fastest call after one that warms up."""
+    step()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _mean_cost(pace: Pace, sizes: Sequence[int]) -> float:
+    """Seconds per image, averaged over the phases."""
+    return pace.training * sum((size / pace.size) ** 2 for size in sizes) / len(sizes)

@@ -1,0 +1,190 @@
+"""Cut the tuned model down to the user's targets, then train what is left with the tuned model as teacher."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchard import hub
+from torchard.core.budget import Latency, Limit, compare_latency, count_macs, count_params, file_bytes
+from torchard.core.data import InputSpec
+from torchard.pipeline.job import Job, cost_line, stopwatch
+from torchard.pipeline.planning import Plan, measure_pace, plan_training
+from torchard.pipeline.training import Distil, criterion, evaluate_split, loader, optimizer, scalars, train
+from torchard.pipeline.tune import Tuned
+from torchard.prune import depgraph
+from torchard.prune.depgraph.importance import taylor
+
+TENSORS = "pruned.safetensors"
+ROUND_TO = 8  # channels in whole vectors: what keeps a smaller model a faster one
+MAX_RATIO = 0.8  # a group that lost nearly all its channels does not recover
+CALIBRATION_BATCHES = 8
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 0.05
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The small model, what it reads, and the facts in ``prune.json``."""
+
+    model: nn.Module
+    spec: InputSpec
+    facts: Mapping[str, Any]
+
+    @property
+    def reached(self) -> bool:
+        """Whether every target is kept."""
+        return bool(self.facts["reached"])
+
+
+def prune(job: Job, tuned: Tuned) -> Pruned:
+    """Return a model within the targets, recovered from ``tuned``; cached in the run folder and resumable.
+
+    Channels are ranked by their groups' Taylor importance on real batches and cut at once; the training that
+    follows has the tuned model as its teacher. If no model keeps all targets, the nearest one stays and
+    ``reached`` is False.
+
+    Raises:
+        UnprunableError: if nothing in the model can be removed.
+        DivergedError: if the loss became NaN or infinite.
+    """
+    facts = job.stage("prune", tuned.facts, lambda: _prune(job, tuned), files=[TENSORS])
+    model = depgraph.load_pruned(job.run.path / TENSORS, model=architecture(job, tuned))
+    return Pruned(model.to(memory_format=torch.channels_last).eval(), tuned.spec, facts)
+
+
+def architecture(job: Job, tuned: Tuned) -> nn.Module:
+    """Return the tuned model's architecture with random weights."""
+    return hub.load(tuned.name, num_classes=len(job.task.classes), pretrained=False)
+
+
+def example_input(spec: InputSpec, count: int = 1) -> Tensor:
+    """Return random images of the model's input size, always the same ones."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, 3, *spec.size, generator=generator)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def cut(model: nn.Module, job: Job, spec: InputSpec) -> tuple[depgraph.PruneReport, bool]:
+    """Cut ``model`` in place to the targets, or as near as it goes, and say whether they are kept.
+
+    Gradients for the importance come from a few augmented batches, summed, in eval mode.
+    """
+    accumulate_gradients(model, job, spec)
+    graph = depgraph.trace(model, example_input(spec))
+    target = depgraph.Target(**job.settings.targets, measure=lambda small: _milliseconds(small, spec))
+    try:
+        plan, reached = _planned(graph, target), True
+    except depgraph.UnreachableTargetError as error:
+        plan, reached = error.nearest, False
+    model.zero_grad(set_to_none=True)
+    report = depgraph.apply(model, plan)
+    return report, reached
+
+
+def accumulate_gradients(model: nn.Module, job: Job, spec: InputSpec) -> None:
+    """Leave in ``model`` the gradients of the loss, summed over a few training batches, in eval mode."""
+    model.eval().zero_grad(set_to_none=True)
+    loss = criterion(job.task)
+    batches = loader(job.task, spec, 32, seed=job.settings.seed)
+    for batch in islice(batches, CALIBRATION_BATCHES):
+        loss(model(batch.inputs), batch.targets).backward()
+
+
+def compared(before: nn.Module, after: nn.Module, spec: InputSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return params, MACs, tensor bytes and latency (ms, one image) of two models, timed in turn."""
+    example = example_input(spec)
+    times = compare_latency(before, after, example)
+    return _costs(before, example, times.before), _costs(after, example, times.after)
+
+
+def kept(limits: Mapping[str, Limit], before: Mapping[str, float], after: Mapping[str, float]) -> bool:
+    """Return whether the costs ``after`` are within every limit."""
+    names = {"macs": "macs", "params": "params", "latency": "latency_ms"}
+    return all(after[names[name]] <= limit.amount(before[names[name]]) for name, limit in limits.items())
+
+
+def _prune(job: Job, tuned: Tuned) -> dict[str, Any]:
+    task, spec, seconds = job.task, tuned.spec, job.share("prune")
+    with stopwatch() as elapsed:
+        small = copy.deepcopy(tuned.model)
+        report, within = cut(small, job, spec)
+        facts = report.to_json()
+        raw = evaluate_split(small, task, task.validation, spec, precision=tuned.precision)
+        job.say(f"prune: {cost_line(facts['before'])} → {cost_line(facts['after'])}")
+        plan = _plan(job, small, tuned, seconds - elapsed())
+        train(
+            small,
+            task,
+            spec,
+            plan,
+            optimizer=optimizer(small, LEARNING_RATE, WEIGHT_DECAY),
+            stage=job.run.stage("prune", key=job.key("prune", tuned.facts)),
+            callbacks=[Distil(tuned.model)],
+            seed=job.settings.seed,
+            seconds=max(1.3 * (seconds - elapsed()), 0.2 * seconds),
+        )
+        validation = evaluate_split(small, task, task.validation, spec, precision=tuned.precision)
+        before, after = compared(tuned.model, small, spec)
+    depgraph.save_pruned(small, job.run.path / TENSORS, factory=lambda: architecture(job, tuned))
+    reached = within and kept(job.settings.targets, before, after)
+    job.say(f"prune: {task.metric} on validation {validation[task.metric]:.1%}")
+    full = tuned.facts["validation"]
+    return {
+        **facts,
+        "target": {name: str(limit) for name, limit in job.settings.targets.items()},
+        "reached": reached,
+        "before": before,
+        "after": after,
+        "plan": plan.to_json(),
+        "validation_before": full,
+        "validation_after": scalars(validation),
+        "steps": [
+            {"name": "tuned", "macs": before["macs"], "accuracy": full[task.metric]},
+            {"name": "cut", "macs": after["macs"], "accuracy": raw[task.metric]},
+            {"name": "recovered", "macs": after["macs"], "accuracy": validation[task.metric]},
+        ],
+    }
+
+
+def _planned(graph: depgraph.DimGraph, target: depgraph.Target) -> depgraph.Plan:
+    return depgraph.plan(
+        graph,
+        target=target,
+        criterion=taylor,
+        scope="global",
+        round_to=ROUND_TO,
+        max_ratio=MAX_RATIO,
+    )
+
+
+def _plan(job: Job, small: nn.Module, tuned: Tuned, seconds: float) -> Plan:
+    """The recovery's plan; measured once per run, so that a resumed run keeps it."""
+
+    def compute() -> dict[str, Any]:
+        size = tuned.spec.size[0]
+        pace = measure_pace(small, size)
+        teaching = measure_pace(tuned.model, size).inference
+        both = pace.with_extra(teaching)
+        return plan_training(both, (size,), len(job.task.train), 0.9 * seconds).to_json()
+
+    key = {"tuned": job.key("prune", tuned.facts)}
+    return Plan.from_json(job.run.cached("recovery-plan", key, compute))
+
+
+def _milliseconds(model: nn.Module, spec: InputSpec) -> float:
+    example = example_input(spec)
+    return compare_latency(model, model, example, repeats=15).before.median_ms
+
+
+def _costs(model: nn.Module, example: Tensor, time: Latency) -> dict[str, Any]:
+    return {
+        "params": count_params(model),
+        "macs": count_macs(model, example),
+        "bytes": file_bytes(model),
+        "latency_ms": time.median_ms,
+    }

@@ -1,0 +1,68 @@
+"""The one look at the test split: both models, the pruned one's confusions and its surest mistakes."""
+
+import base64
+import io
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from torchard.core.data import Split, metrics
+from torchard.pipeline.job import Job
+from torchard.pipeline.prune import Pruned
+from torchard.pipeline.training import predict_split
+from torchard.pipeline.tune import Tuned
+
+MISTAKES = 12
+THUMBNAIL = 96  # pixels of the longer side
+
+
+def score(job: Job, tuned: Tuned, pruned: Pruned) -> dict[str, Any]:
+    """Return all test metrics of the tuned and the pruned model, in float32; cached as ``test.json``."""
+
+    def compute() -> dict[str, Any]:
+        split = job.task.test
+        whole, small = (predict_split(model, split, tuned.spec) for model in (tuned.model, pruned.model))
+        return {
+            "classes": list(job.task.classes),
+            "tuned": _measured(job, whole),
+            "pruned": _measured(job, small) | {"mistakes": surest_mistakes(split, small, job.task.classes)},
+        }
+
+    key = {"pruned": job.key("report", pruned.facts)}
+    return job.run.cached("test", key, compute)
+
+
+def surest_mistakes(
+    split: Split, logits: Float[Tensor, "n c"], classes: tuple[str, ...], *, count: int = MISTAKES
+) -> list[dict[str, Any]]:
+    """Return the wrongly classified images of which the model was surest, each with a thumbnail."""
+    confidence, predicted = logits.softmax(dim=1).max(dim=1)
+    wrong = (predicted != split.targets).nonzero().flatten()
+    surest = wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]
+    return [
+        {
+            "name": split.names[index],
+            "true": classes[int(split.targets[index])],
+            "predicted": classes[int(predicted[index])],
+            "confidence": float(confidence[index]),
+            "thumbnail": thumbnail(split, index),
+        }
+        for index in surest.tolist()
+    ]
+
+
+def thumbnail(split: Split, index: int) -> str:
+    """Return an image as a small JPEG in a ``data:`` URL."""
+    image = split.image(index)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    stream = io.BytesIO()
+    image.save(stream, format="JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _measured(job: Job, logits: Float[Tensor, "n c"]) -> dict[str, Any]:
+    split = job.task.test
+    found = metrics(logits, split.targets, classes=job.task.classes, groups=split.groups)
+    return found | {"nll": functional.cross_entropy(logits, split.targets).item()}

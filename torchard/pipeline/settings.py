@@ -1,0 +1,73 @@
+"""What the user asked of a run: data, time, targets, seed."""
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from torchard.core.budget import Limit, parse_latency, parse_macs, parse_params
+from torchard.core.data.task import METRICS, Metric
+from torchard.core.errors import UsageError
+
+DEFAULT_SECONDS = 600.0
+SHORTEST = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one run; they and the data decide everything that the run computes.
+
+    ``seconds`` is the time for all stages together. Without any target the model is pruned to half its
+    multiply-accumulates. ``models`` is a glob over the names in the hub.
+
+    Raises:
+        UsageError: if the time is too short to do anything, the metric unknown, or a relative latency is
+            combined with nothing to compare it to.
+    """
+
+    data: str
+    seconds: float = DEFAULT_SECONDS
+    macs: Limit | None = None
+    latency: Limit | None = None
+    params: Limit | None = None
+    metric: Metric | None = None
+    models: str = "*"
+    seed: int = 0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.seconds >= SHORTEST:
+            raise UsageError(f"`seconds={self.seconds}` is too short for a run; the least is {SHORTEST:g}")
+        if self.metric is not None and self.metric not in METRICS:
+            raise UsageError(f"`metric={self.metric!r}` is unknown; choose {', '.join(get_args(Metric))}")
+        if self.seed < 0:
+            raise UsageError(f"`seed={self.seed}` must not be negative")
+
+    @property
+    def targets(self) -> dict[str, Limit]:
+        """The limits that the pruned model shall keep, by quantity; half the MACs if none was named."""
+        named = {"macs": self.macs, "latency": self.latency, "params": self.params}
+        given = {name: limit for name, limit in named.items() if limit is not None}
+        return given or {"macs": parse_macs("0.5x")}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, as they stand in the run folder's settings."""
+        return {
+            "data": self.data,
+            "seconds": self.seconds,
+            "targets": {name: str(limit) for name, limit in self.targets.items()},
+            "metric": self.metric,
+            "models": self.models,
+            "seed": self.seed,
+            "strict": self.strict,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Settings":
+        """Return the settings that :meth:`to_json` wrote.
+
+        Raises:
+            UsageError: if a value is none that a user could have given.
+        """
+        parse = {"macs": parse_macs, "latency": parse_latency, "params": parse_params}
+        limits = {name: parse[name](text) for name, text in values["targets"].items()}
+        plain = {name: value for name, value in values.items() if name != "targets"}
+        return cls(**plain, **limits)

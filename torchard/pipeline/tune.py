@@ -1,0 +1,235 @@
+"""Adapt the chosen model within its share of the time; how is decided on validation."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchard import hub
+from torchard.core.budget import count_params
+from torchard.core.checkpoint import load_into, load_tensors, save_tensors
+from torchard.core.data import InputSpec, Task
+from torchard.core.features import extract
+from torchard.core.run import Stage
+from torchard.core.surgery import classifier_name
+from torchard.pipeline.job import Job, stopwatch
+from torchard.pipeline.planning import (
+    Plan,
+    Precision,
+    affordable_sizes,
+    largest_size,
+    measure_pace,
+    plan_training,
+)
+from torchard.pipeline.training import eval_loader, evaluate_split, optimizer, scalars, train
+from torchard.tune import interface, ssf
+from torchard.tune.linear_probe import fit_linear_probe
+
+TENSORS = "tuned.safetensors"
+TRIAL = 0.10  # of the stage's time, for each way that is tried
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The tuned model, what it reads, its fastest precision in training, and the facts in ``tune.json``."""
+
+    model: nn.Module
+    name: str
+    spec: InputSpec
+    precision: Precision
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to adapt a model: what it does to it before and after training, and how fast it learns."""
+
+    name: str
+    attach: Callable[[nn.Module], object]
+    finish: Callable[[nn.Module], object]
+    learning_rate: float
+    weight_decay: float = 0.05
+
+
+def tune(job: Job, ranking: Mapping[str, Any]) -> Tuned:
+    """Return the best-ranked model, tuned; cached in the run folder, resumed if it was interrupted.
+
+    A linear probe on frozen features costs little and is always fitted. SSF and full fine-tuning start from
+    it and are each tried on a short plan; the better one on validation gets the rest of the time. The result
+    is the better of that and the probe.
+
+    Raises:
+        DivergedError: if the loss became NaN or infinite.
+        InterruptedRunError: after Ctrl-C; the same call goes on where it stopped.
+    """
+    facts = job.stage("tune", ranking, lambda: _tune(job, ranking), files=[TENSORS])
+    model = hub.load(facts["model"], num_classes=len(job.task.classes), pretrained=False)
+    load_into(model, load_tensors(job.run.path / TENSORS)[0])
+    spec = InputSpec.from_json(facts["input"])
+    return Tuned(model.eval(), facts["model"], spec, facts["plan"]["precision"], facts)
+
+
+def ways() -> tuple[Way, ...]:
+    """Return the ways that are tried; the linear probe, which needs no training loop, stands apart."""
+    return (
+        Way("SSF", ssf.attach, _merge, learning_rate=5e-3),
+        Way("full fine-tuning", lambda model: model, lambda model: model, learning_rate=1e-3),
+    )
+
+
+def choose(validations: Mapping[str, Mapping[str, Any]], task: Task) -> str:
+    """Return the name with the best validation metric; among those within one standard error, the likeliest.
+
+    The likelihood tells near-equals apart better than a metric that counts a few hundred images.
+    """
+    scores = {name: float(found[task.metric] or 0) for name, found in validations.items()}
+    best = max(scores.values())
+    error = math.sqrt(best * (1 - best) / len(task.validation))
+    near = [name for name, score in scores.items() if score >= best - error]
+    return min(near, key=lambda name: float(validations[name]["nll"]))
+
+
+def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
+    task, name, seconds = job.task, str(ranking["chosen"]), job.share("tune")
+    with stopwatch() as elapsed:
+        trial, whole = _plans(job, name, seconds)
+        spec = hub.input_spec(name).resized((whole.sizes[-1], whole.sizes[-1]))
+        job.say(f"tune: {name} at {spec.size[0]} px, {whole.steps} steps")
+        probe, rows = _probed(job, name, spec)
+        trials = {way.name: _tried(job, probe, way, spec, trial) for way in ways()}
+        best = choose({way: row["validation"] for way, row in trials.items()}, task)
+        job.say(f"tune: {best} does best in a short trial; training on")
+        way = next(way for way in ways() if way.name == best)
+        ceiling = max(1.3 * (seconds - elapsed()), 0.2 * seconds)
+        stage = job.run.stage("tune", key=job.key("tune", ranking))
+        model, final = _trained(job, probe, way, spec, whole, stage=stage, seconds=ceiling)
+    validations = {"linear probe": rows["validation"], best: final["validation"]}
+    chosen = choose(validations, task)
+    save_tensors(job.run.path / TENSORS, (model if chosen == best else probe).state_dict())
+    job.say(f"tune: {chosen}, {task.metric} on validation {validations[chosen][task.metric]:.1%}")
+    candidates = [
+        {"name": "linear probe", **rows, "chosen": chosen != best},
+        *({"name": f"{way}, trial", **row, "chosen": False} for way, row in trials.items()),
+        {"name": best, **final, "chosen": chosen == best},
+    ]
+    return {
+        "model": name,
+        "input": spec.to_json(),
+        "plan": whole.to_json(),
+        "candidates": candidates,
+        "chosen": chosen,
+        "validation": validations[chosen],
+        "notes": size_notes(task, spec),
+    }
+
+
+def _plans(job: Job, name: str, seconds: float) -> tuple[Plan, Plan]:
+    """The short plan of a trial and the whole one; measured once, so that a resumed run keeps them."""
+
+    def compute() -> dict[str, Any]:
+        spec, images = hub.input_spec(name), len(job.task.train)
+        model = hub.load(name, num_classes=len(job.task.classes))
+        pace = measure_pace(model, largest_size(job.task, spec))
+        main = (1 - TRIAL * len(ways())) * seconds - 2 * pace.inference * (images + len(job.task.validation))
+        sizes = affordable_sizes(pace, images, main, largest=pace.size)
+        whole = plan_training(pace, sizes, images, main)
+        trial = plan_training(pace, sizes[:1], images, min(TRIAL * seconds, main / 3))
+        return {"trial": trial.to_json(), "whole": whole.to_json(), "pace": [pace.training, pace.inference]}
+
+    key = {"model": name, "data": job.task.fingerprint, "seconds": job.settings.seconds}
+    plans = job.run.cached("plan", key, compute)
+    return Plan.from_json(plans["trial"]), Plan.from_json(plans["whole"])
+
+
+def size_notes(task: Task, spec: InputSpec) -> list[str]:
+    """Return a warning if the images are much smaller than what the model reads."""
+    if task.image_size is None or 2 * max(task.image_size) > max(spec.size):
+        return []
+    height, width = task.image_size
+    return [
+        f"The images ({height}×{width} pixels) are enlarged to {spec.size[0]}×{spec.size[1]}: "
+        "a model trained for small images may do better and cost less."
+    ]
+
+
+def _probed(job: Job, name: str, spec: InputSpec) -> tuple[nn.Module, dict[str, Any]]:
+    """The pre-trained model with a fitted classifier, and the row it gets among the candidates."""
+    task = job.task
+    with stopwatch() as elapsed:
+        model = hub.load(name, num_classes=len(task.classes))
+        features = {
+            part: extract(model, eval_loader(split, spec))
+            for part, split in (("train", task.train), ("validation", task.validation))
+        }
+        targets = task.train.targets if task.train.soft_targets is None else task.train.soft_targets
+        probe = fit_linear_probe(features["train"], targets, features["validation"], task.validation.targets)
+        classifier = model.get_submodule(classifier_name(model))
+        with torch.no_grad():
+            classifier.weight.copy_(probe.weight)
+            classifier.bias.copy_(probe.bias)
+        validation = scalars(evaluate_split(model, task, task.validation, spec))
+        return model, {
+            "validation": validation,
+            "seconds": elapsed(),
+            "trained_params": count_params(classifier),
+        }
+
+
+def _tried(job: Job, probe: nn.Module, way: Way, spec: InputSpec, plan: Plan) -> dict[str, Any]:
+    key = {"way": way.name, "plan": plan.to_json(), "input": spec.to_json(), "data": job.task.fingerprint}
+    slug = way.name.lower().replace(" ", "-")
+    return job.run.cached(f"trial-{slug}", key, lambda: _trained(job, probe, way, spec, plan)[1])
+
+
+def _trained(
+    job: Job,
+    probe: nn.Module,
+    way: Way,
+    spec: InputSpec,
+    plan: Plan,
+    *,
+    stage: Stage | None = None,
+    seconds: float | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A copy of the probe's model after training, and its row among the candidates."""
+    with stopwatch() as elapsed:
+        model = _copy(probe)
+        way.attach(model)
+        trained_params = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        train(
+            model,
+            job.task,
+            spec.resized((plan.sizes[-1], plan.sizes[-1])),
+            plan,
+            optimizer=optimizer(model, way.learning_rate, way.weight_decay),
+            stage=stage,
+            seed=job.settings.seed,
+            seconds=seconds,
+            evaluate=stage is not None,
+        )
+        way.finish(model)
+        validation = evaluate_split(
+            model,
+            job.task,
+            job.task.validation,
+            spec.resized((plan.sizes[-1], plan.sizes[-1])),
+            precision=plan.precision,
+        )
+        return model, {
+            "validation": scalars(validation),
+            "seconds": elapsed(),
+            "trained_params": trained_params,
+        }
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).requires_grad_(True)
+
+
+def _merge(model: nn.Module) -> None:
+    interface.merge(model)
+    interface.detach(model)
