@@ -106,6 +106,7 @@ def read_adapter(model: nn.Module, path: Path, *, strict: bool) -> StoredAdapter
         raise AdapterMismatchError(f"{path}: adapter.json and adapter.safetensors are not of one saving.")
     spec = specs()[described["method"]]
     sites = {key: Site(key, *value) for key, value in described["sites"].items()}
+    _check_widths(sites, tensors, path)
     missing = _check_sites(model, sites, strict=strict)
     if described["base"]["fingerprint"] != fingerprint(model, [key for key in sites if key not in missing]):
         warnings.warn(
@@ -231,6 +232,14 @@ def _config(spec: AdapterSpec, values: Mapping[str, Any], path: Path) -> Any:
         return spec.config(**values)
     except (TypeError, ValueError) as error:
         raise AdapterMismatchError(f"{path}/adapter.json: {error}") from None
+
+
+def _check_widths(sites: Mapping[str, Site], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Nothing is allocated for numbers that the file does not hold."""
+    held = sum(value.numel() for value in tensors.values())
+    absurd = [site for site, value in sites.items() if not 0 < value.width <= held]
+    if absurd:
+        raise AdapterMismatchError(f"{path}/adapter.json: impossible width at {absurd[0]!r}.")
 
 
 def _check_sites(model: nn.Module, sites: Mapping[str, Site], *, strict: bool) -> set[str]:

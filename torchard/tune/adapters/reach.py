@@ -29,14 +29,18 @@ def ensure_reach(model: nn.Module, paths: Iterable[str], name: str, sample: Samp
         return
     helpless = [path for path, layer in silent.items() if not _acts_through_weights(layer, name)]
     if helpless:
-        _refuse(model, helpless, "their bias is not the layer's own, or their adapter is no affine map")
+        _refuse(
+            model,
+            helpless,
+            f"and the bias added is not {_its(helpless)} own, or the adapter is no affine map",
+        )
     for layer in silent.values():
         if not is_through_weights(layer):
             adapt_through_weights(layer)
     run_sample(model, silent.values(), sample)
     unread = [path for path, layer in silent.items() if not was_reached(layer)]
     if unread:
-        _refuse(model, unread, "nor is their weight, or their bias, read")
+        _refuse(model, unread, f"and nobody reads {_its(unread)} weight, or {_its(unread)} bias")
 
 
 def run_sample(model: nn.Module, layers: Iterable[nn.Module], sample: Sample) -> None:
@@ -89,9 +93,13 @@ def _acts_through_weights(layer: nn.Module, name: str) -> bool:
 
 def _refuse(model: nn.Module, paths: list[str], reason: str) -> None:
     raise UnreachableSiteError(
-        f"{type(model).__name__} never calls {_shown(paths)}, and {reason}. "
+        f"{type(model).__name__} never calls {_shown(paths)}, {reason}. "
         f"Leave them out: `exclude={_pattern(paths)!r}`."
     )
+
+
+def _its(paths: list[str]) -> str:
+    return "its" if len(paths) == 1 else "their"
 
 
 def _pattern(paths: list[str]) -> list[str]:

@@ -31,8 +31,9 @@ def choose_layers(
 ) -> dict[str, nn.Module]:
     """Return the layers to adapt, by path, in the model's order.
 
-    ``targets`` is a callable of (path, module), or patterns as in :func:`torchard.core.surgery.find`, or
-    ``None`` for every supported layer. Modules under the paths of ``left_out`` are never chosen.
+    ``targets`` is a callable of (path, module), or patterns as in :func:`torchard.core.surgery.find` (a block
+    stands for the layers in it), or ``None`` for every supported layer. Modules under
+    the paths of ``left_out`` are never chosen.
 
     Raises:
         ValueError: if nothing is chosen, or a pattern matches only layers of unsupported types.
@@ -118,14 +119,15 @@ def _matching(
     found: set[str] = set()
     for pattern in patterns:
         matches = find(model, pattern)
-        if not matches.keys() & layers.keys():
+        below = {path for path in layers if any(is_under(path, match) for match in matches)}
+        if not below:
             kinds = sorted({type(module).__name__ for module in matches.values()})
             known = ", ".join(kind.__name__.lstrip("_") for kind in supported)
             raise ValueError(
                 f"`targets` {pattern!r} matches only modules of type {', '.join(kinds)}, which cannot be "
                 f"adapted. Supported: {known}."
             )
-        found |= matches.keys() & layers.keys()
+        found |= below
     return {path: layer for path, layer in layers.items() if path in found}
 
 
