@@ -9,6 +9,9 @@ EXTRAS := dev,demo,serve,docs
 # One thread a process: two pytest workers with two threads each fight over two cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
+# The theme's notice about its own future would stand in every build.
+export NO_MKDOCS_2_WARNING := 1
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test check docs bench clean
