@@ -3,11 +3,9 @@
 import copy
 import io
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import timm
 import torch
@@ -36,14 +34,6 @@ def state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-
-
-@pytest.fixture
-def untyped() -> Iterator[None]:
-    """Switch the run-time checks of shapes off: Dynamo cannot trace through them."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def hooks(model: nn.Module) -> int:
