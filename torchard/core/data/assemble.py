@@ -43,7 +43,6 @@ def assemble(
     strict: bool,
     metric: Metric | None,
     notes: Sequence[str] = (),
-    mirror_free: bool | None = None,
 ) -> Task:
     """Return the task of all usable candidates; ``records[i]`` is what the scan saw of candidate ``i``.
 
@@ -73,7 +72,7 @@ def assemble(
         metric=metric or "balanced_accuracy",
         notes=[*notes, *told, *_split_notes(parts), *_size_notes(listing.sizes)],
         excluded=excluded,
-        mirror_free=_shorter_side(listing.sizes) >= GLYPH_SIDE if mirror_free is None else mirror_free,
+        mirror_free=median(min(size) for size in listing.sizes) >= GLYPH_SIDE,
     )
 
 
@@ -112,7 +111,3 @@ def _size_notes(sizes: Sequence[tuple[int, int]]) -> list[str]:
     height, width = min(tiny)
     example = f"{width}×{height}"
     return [f"Images with a side under {TINY_SIDE} pixels (such as {example}), enlarged: {len(tiny)}."]
-
-
-def _shorter_side(sizes: Sequence[tuple[int, int]]) -> float:
-    return median(min(size) for size in sizes)

@@ -16,7 +16,7 @@ from torchard.core.data.task import Metric, Task
 from torchard.core.errors import DataError, FileRefusedError, MissingExtraError, UsageError
 from torchard.core.files import one_line, quote, read_bytes
 
-_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:\w[\w.-]*)?")
 
 
 @runtime_checkable
@@ -51,7 +51,7 @@ def load_huggingface(
         DataError: if it cannot be had, or has no column of images and one of labels.
     """
     repository, _, configuration = name.partition(":")
-    if not _NAME.fullmatch(repository):
+    if not _NAME.fullmatch(name):
         raise UsageError(f"`hf:{name}` names no data set; write hf:owner/name or hf:owner/name:configuration")
     try:
         import datasets
@@ -129,7 +129,7 @@ class HubImages:
         Raises:
             FileRefusedError: if it lies outside of the caches, or is too large.
         """
-        cell = self.readers[index]() or {}
+        cell = self.readers[index]()
         data, path = cell.get("bytes"), cell.get("path")
         if data is None and path:
             real = Path(path).resolve()
@@ -170,7 +170,7 @@ def _labelled_rows(
 
 
 def _cell(split: HubSplit, row: int, column: str) -> Mapping[str, Any]:
-    return split[row][column]
+    return split[row][column] or {}
 
 
 def _column(split: HubSplit, kind: str, preferred: str, spec: str) -> str:

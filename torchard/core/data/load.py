@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from torchard.core.data.task import METRICS, Metric, Task
+from torchard.core.data.task import Metric, Task, checked_metric
 from torchard.core.errors import UsageError
 from torchard.core.files import quote
 
@@ -16,7 +16,7 @@ def load_task(
     seed: int = 0,
     root: Path | None = None,
     strict: bool = False,
-    metric: Metric | None = None,
+    metric: str | None = None,
     cache: Path | None = None,
 ) -> Task:
     """Return the task that ``spec`` names, split by ``seed``.
@@ -33,30 +33,29 @@ def load_task(
         DataError: if nothing can be learnt from it, naming what is wrong.
         MissingExtraError: if it needs a package that is not installed.
     """
-    if metric is not None and metric not in METRICS:
-        raise UsageError(f"`metric={metric!r}` is unknown; choose {', '.join(METRICS)}")
+    chosen = None if metric is None else checked_metric(metric)
     name, _, variant = spec.partition(":")
     if root is not None and not (name == "hf" or spec == "mnist:full" or _is_table(spec)):
         raise UsageError(
             f"`root={quote(root)}` does not apply to {quote(spec)}; it is for CSV, hf: and mnist:full"
         )
     if name in ("elpv", "digits", "mnist"):
-        return _load_built_in(name, variant, root=root, seed=seed, metric=metric)
+        return _load_built_in(name, variant, root=root, seed=seed, metric=chosen)
     if name == "hf":
         from torchard.core.data.huggingface import load_huggingface
 
-        return load_huggingface(variant, root=root, seed=seed, strict=strict, metric=metric)
+        return load_huggingface(variant, root=root, seed=seed, strict=strict, metric=chosen)
     if _is_table(spec):
         from torchard.core.data.table import load_table
 
-        return load_table(Path(spec), root=root, seed=seed, strict=strict, metric=metric, cache=cache)
-    if not Path(spec).exists():
+        return load_table(Path(spec), root=root, seed=seed, strict=strict, metric=chosen, cache=cache)
+    if not spec or not _exists(Path(spec)):
         raise UsageError(
             f"{quote(spec)} does not exist: no folder, CSV file or built-in data set.{_hint(spec)}"
         )
     from torchard.core.data.folder import load_folder
 
-    return load_folder(Path(spec), seed=seed, strict=strict, metric=metric, cache=cache)
+    return load_folder(Path(spec), seed=seed, strict=strict, metric=chosen, cache=cache)
 
 
 def _load_built_in(name: str, variant: str, *, root: Path | None, seed: int, metric: Metric | None) -> Task:
@@ -78,6 +77,14 @@ def _load_built_in(name: str, variant: str, *, root: Path | None, seed: int, met
 
 def _is_table(spec: str) -> bool:
     return Path(spec).suffix.lower() == ".csv" and not Path(spec).is_dir()
+
+
+def _exists(path: Path) -> bool:
+    """Whether anything is there; a name too long for the system, or with a zero byte, is not."""
+    try:
+        return path.exists() or path.is_symlink()
+    except (OSError, ValueError):
+        return False
 
 
 def _hint(spec: str) -> str:

@@ -4,7 +4,7 @@ Nothing of torchard is imported here, so that an exported model can carry this f
 the same answers, bit for bit, on a machine that has neither torch nor torchard.
 """
 
-from io import BufferedIOBase
+from io import BytesIO
 from os import PathLike
 
 import numpy as np
@@ -33,7 +33,7 @@ def image_to_array(
     return normalise(resize(to_rgb(image), size, interpolation=interpolation, rule=rule), mean=mean, std=std)
 
 
-def open_image(file: str | PathLike[str] | BufferedIOBase) -> Image.Image:
+def open_image(file: str | PathLike[str] | BytesIO) -> Image.Image:
     """Return the first picture in the file as RGB, fully decoded, turned as its EXIF tag says.
 
     Raises:

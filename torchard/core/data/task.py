@@ -8,10 +8,11 @@ from statistics import median
 from typing import Any, Literal, get_args
 
 from torchard.core.data.split import Split
+from torchard.core.errors import UsageError
 
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "auroc"]
 SMALL_FACTOR = 2
-METRICS: tuple[str, ...] = get_args(Metric)
+METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,18 @@ class Task:
             "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }
+
+
+def checked_metric(name: str) -> Metric:
+    """Return ``name`` if it is a metric's.
+
+    Raises:
+        UsageError: if it is not.
+    """
+    for metric in METRICS:
+        if metric == name:
+            return metric
+    raise UsageError(f"`metric={name!r}` is unknown; choose {', '.join(METRICS)}")
 
 
 def resolution_note(task: Task, size: tuple[int, int]) -> str | None:
