@@ -1,0 +1,1 @@
+"""Models as files for other programs, each checked against the eager model from image file to label."""
