@@ -359,17 +359,28 @@ def test_a_full_disk_leaves_no_half_line(tmp_path):
 def test_rewind_drops_what_the_stage_will_make_again_and_nothing_else(tmp_path):
     with RunFolder.open(tmp_path, SETTINGS) as folder:
         tune, probe = folder.stage("tune", "full"), folder.stage("tune", "probe")
-        folder.log(step=9, note="no stage")
+        folder.log(step=9)
         for step in range(4):
             tune.log(step=step)
             probe.log(step=step)
-        tune.log(note="no step")
-        tune.rewind(1)
-        lines = [(entry.get("phase"), entry.get("step", entry.get("note"))) for entry in folder.metrics()]
-        kept = [(None, 9), ("full", 0), ("probe", 0), ("full", 1), ("probe", 1), ("probe", 2), ("probe", 3)]
-        assert lines == [*kept, ("full", "no step")]
-        tune.rewind(-1)
+        tune.sync()
+        tune.rewind(4)
+        assert len(folder.metrics()) == 9
+        tune.rewind(2)
+        lines = [(entry.get("phase"), entry["step"]) for entry in folder.metrics()]
+        assert lines == [
+            (None, 9),
+            ("full", 0),
+            ("probe", 0),
+            ("full", 1),
+            ("probe", 1),
+            ("probe", 2),
+            ("probe", 3),
+        ]
+        tune.rewind(0)
         assert {entry.get("phase") for entry in folder.metrics()} == {None, "probe"}
+        folder.stage("prune").rewind(0)
+        assert len(folder.metrics()) == 5
 
 
 def test_stages_keep_separate_checkpoints(tmp_path):

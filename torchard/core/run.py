@@ -161,7 +161,7 @@ class RunFolder:
             OSError: in one line if the disk is full; no half line is left.
         """
         self._check_writable()
-        entry = _plain({"time": round(time.time(), 3), **metrics})
+        entry = to_plain({"time": round(time.time(), 3), **metrics})
         _append(self.path / METRICS, json.dumps(entry, allow_nan=False).encode() + b"\n")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -212,20 +212,27 @@ class Stage:
         """Append one line to the run's metrics, marked with this stage and phase."""
         self.folder.log(**{"stage": self.name, "phase": self.phase, **metrics})
 
-    def rewind(self, step: int) -> None:
-        """Drop this stage's metrics after ``step`` (−1: all of them), which are about to be made again."""
+    def rewind(self, count: int) -> None:
+        """Keep the first ``count`` lines this stage logged; drop the rest, which are about to be made again.
+
+        A checkpoint remembers how many lines there were, so that a resumed stage logs none twice. A number of
+        lines, not of steps: a kill may fall between two lines of one step.
+        """
         path = self.folder.path / METRICS
         lines = _lines(path)
-        kept = [line for line in lines if not self._is_later(_object(line), step)]
-        if len(kept) < len(lines):
+        own = [number for number, line in enumerate(lines) if self._is_own(_object(line))]
+        if len(own) > count:
+            again = set(own[count:])
+            kept = [line for number, line in enumerate(lines) if number not in again]
             write_atomic(path, b"".join(line + b"\n" for line in kept))
 
-    def _is_later(self, entry: dict[str, Any] | None, step: int) -> bool:
-        """Whether a line is this stage's and after ``step``; one without a step only goes when all go."""
-        if entry is None or (entry.get("stage"), entry.get("phase")) != (self.name, self.phase):
-            return False
-        at = entry.get("step")
-        return at > step if isinstance(at, int) else step < 0
+    def sync(self) -> None:
+        """Put the metrics logged so far on the disk, as before a checkpoint that counts them."""
+        with contextlib.suppress(FileNotFoundError), open(self.folder.path / METRICS, "rb") as file:
+            os.fsync(file.fileno())
+
+    def _is_own(self, entry: dict[str, Any] | None) -> bool:
+        return entry is not None and (entry.get("stage"), entry.get("phase")) == (self.name, self.phase)
 
 
 def content_key(value: Any) -> str:
@@ -237,6 +244,17 @@ def content_key(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def to_plain(value: Any) -> Any:
+    """Return ``value`` in JSON's own types: arrays and tensors as lists, NaN and infinity as ``None``."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return to_plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
 def read_marker(path: Path) -> dict[str, Any] | None:
@@ -418,17 +436,6 @@ def _object(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types: tensors and arrays as lists, what is not finite as null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return _plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
 def _digest(path: Path) -> str | None:
