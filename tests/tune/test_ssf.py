@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import nn
 
+from tests.contracts.cases import TransformCase
 from tests.tune.models import images, make
 from torchard.tune import NotMergeableError, ScaleShift, ssf
 
@@ -236,3 +237,14 @@ def test_a_model_whose_norms_are_in_eval_mode_raises_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ssf.attach(make("resnet"))
+
+
+def contract_case() -> TransformCase:
+    return TransformCase(
+        build=lambda: make("vit").float(),
+        inputs=images("vit").float(),
+        apply=ssf.attach,
+        undo=ssf.detach,
+        save=ssf.save,
+        load=ssf.load,
+    )

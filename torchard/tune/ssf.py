@@ -104,7 +104,7 @@ def attach(
     sites = _sites(model, config, targets, exclude, beside, sample)
     _warn_of_moving_statistics(model)
     return install(
-        model, SPEC, config, sites, name=name, also_train=beside, freeze_base=freeze_base, sample=sample
+        model, _SPEC, config, sites, name=name, also_train=beside, freeze_base=freeze_base, sample=sample
     )
 
 
@@ -191,7 +191,7 @@ def _build(layer: nn.Module, site: Site, config: SSFConfig, _shared: nn.Module |
     )
 
 
-SPEC = register(AdapterSpec("ssf", 1, SSFConfig, _build))
+_SPEC = register(AdapterSpec("ssf", 1, SSFConfig, _build))
 
 
 def _sites(
