@@ -17,6 +17,7 @@ class Plan:
     slices: dict[str, dict[int, list[int]]]  # parameter or buffer → dimension → positions kept
     shapes: dict[str, tuple[int, ...]]  # of everything, before
     conv_groups: dict[str, int]  # grouped kernel → groups afterwards
+    attributes: list[tuple[str, str, int | None, int]]  # module, attribute, place in it, value afterwards
     params: tuple[int, int]
     macs: tuple[int, int]
     tags: tuple[str, ...] = ()
@@ -39,6 +40,7 @@ class Plan:
             },
             shapes={name: tuple(int(size) for size in shape) for name, shape in data["shapes"].items()},
             conv_groups={name: int(groups) for name, groups in data["conv_groups"].items()},
+            attributes=[(str(m), str(a), place, int(value)) for m, a, place, value in data["attributes"]],
             params=(int(data["params"][0]), int(data["params"][1])),
             macs=(int(data["macs"][0]), int(data["macs"][1])),
             tags=tuple(data["tags"]),
@@ -86,6 +88,7 @@ def _checked(group: Group, units: Sequence[int]) -> list[int]:
 
 def _build(graph: DimGraph, chosen: Mapping[Group, list[int]], keep: Mapping[Axis, list[int]]) -> Plan:
     widths = {leaf: len(units) for leaf, units in keep.items()}
+    widths = {**graph.system.phantoms(widths), **widths}
     tags = sorted({tag for group in chosen for tag in group.tags})
     return Plan(
         removed={group.id: units for group, units in chosen.items()},
@@ -93,12 +96,19 @@ def _build(graph: DimGraph, chosen: Mapping[Group, list[int]], keep: Mapping[Axi
         slices=_slices(graph, keep),
         shapes=dict(graph.original),
         conv_groups={name: width(node, widths) for name, node in graph.conv_groups.items()},
+        attributes=_attributes(graph, widths),
         params=(graph.params(), graph.params(widths)),
         macs=(graph.macs(), graph.macs(widths)),
         tags=tuple(tags),
         frozen=graph.frozen(),
         fingerprint=graph.fingerprint(),
     )
+
+
+def _attributes(graph: DimGraph, widths: Mapping[Axis, int]) -> list[tuple[str, str, int | None, int]]:
+    before = graph.system.attributes({})
+    after = graph.system.attributes(widths)
+    return [(*key, value) for key, value in after.items() if value != before.get(key)]
 
 
 def _slices(graph: DimGraph, keep: Mapping[Axis, list[int]]) -> dict[str, dict[int, list[int]]]:

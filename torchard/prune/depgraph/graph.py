@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from torchard.prune.depgraph.algebra import Axis, Node, leaves, parts_of, reasons, resolve, units, width
 from torchard.prune.depgraph.ledger import Call, Dims, Ledger
+from torchard.prune.depgraph.sizes import Notebook, axes_of
+from torchard.prune.depgraph.solver import System
 
 Heads = Literal["dims", "heads", "both", "none"]
 
@@ -70,22 +72,30 @@ class DimGraph:
     calls: list[Call]
     unknown: Counter[str]
     untouched: tuple[str, ...]
+    system: System
+    operations: tuple[str, ...]
     original: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
-    def from_ledger(cls, model: nn.Module, ledger: Ledger, names: dict[str, Tensor]) -> "DimGraph":
+    def from_ledger(
+        cls, model: nn.Module, ledger: Ledger, names: dict[str, Tensor], notebook: Notebook
+    ) -> "DimGraph":
         """Keep of a trace what concerns parameters and buffers, and let the activations go."""
         by_id = {id(tensor): name for name, tensor in names.items()}
+        dims = {name: ledger.known[id(tensor)][1] for name, tensor in names.items()}
+        owned = {leaf for nodes in dims.values() for node in nodes for leaf in leaves(node)}
         return cls(
             model=model,
             tensors=names,
-            dims={name: ledger.known[id(tensor)][1] for name, tensor in names.items()},
+            dims=dims,
             roles={by_id[key]: role for key, role in ledger.roles.items() if key in by_id},
             conv_groups={by_id[key]: node for key, node in ledger.weights_of.items() if key in by_id},
             costs=ledger.costs,
             calls=ledger.calls,
             unknown=ledger.unknown,
             untouched=tuple(by_id[id(p)] for p in model.parameters() if id(p) not in ledger.touched),
+            system=System.of(notebook, owned),
+            operations=tuple(ledger.operations),
             original={name: tuple(tensor.shape) for name, tensor in names.items()},
         )
 
@@ -134,13 +144,17 @@ class DimGraph:
         return total
 
     def frozen(self) -> dict[str, list[str]]:
-        """Parameter dimensions of which some part can never be pruned, with the reasons."""
+        """Parameter dimensions of which no part can be pruned, with the reasons."""
         found = {}
         for name, dims in self.dims.items():
             for dim, node in enumerate(dims):
-                if node.size > 1 and (why := reasons(node)):
+                if node.size > 1 and not any(True for _ in leaves(node)) and (why := reasons(node)):
                     found[f"{name}:{dim}"] = why
         return found
+
+    def name_of(self, leaf: Axis) -> str:
+        """A name for a free axis: that of its group."""
+        return self._id(leaf, self._owners()[leaf])
 
     def fingerprint(self) -> str:
         """Identify the shapes this graph was made for."""
@@ -181,6 +195,9 @@ class DimGraph:
                 for leaf in leaves(node):
                     tags.setdefault(leaf, set()).add("changes_statistics")
             for leaf in leaves(note.scale) if note.scale is not None else ():
+                tags.setdefault(leaf, set()).add("changes_scale")
+        for scaling in self.system.notebook.scalings:
+            for leaf in axes_of(scaling.expression):
                 tags.setdefault(leaf, set()).add("changes_scale")
         return {leaf: frozenset(found) for leaf, found in tags.items()}
 

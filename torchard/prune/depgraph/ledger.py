@@ -41,7 +41,12 @@ class Ledger:
     sequences: list[Node] = field(default_factory=list)
     unknown: Counter[str] = field(default_factory=Counter)
     touched: set[int] = field(default_factory=set)
-    index: int = 0
+    operations: list[str] = field(default_factory=list)
+
+    @property
+    def index(self) -> int:
+        """How many operations were recorded."""
+        return len(self.operations)
 
     def dims(self, tensor: Tensor) -> Dims:
         """Return the dimensions of ``tensor``; one never seen before is a constant."""

@@ -9,12 +9,23 @@ from torchard.prune.depgraph.decision import Plan
 
 
 def repair_modules(model: nn.Module, plan: Plan) -> None:
-    """Set channels, features, groups and widths of every standard module to those of its parameters."""
+    """Set the integers the code uses, then those standard modules keep about their parameters."""
+    for path, attribute, place, value in plan.attributes:
+        _set_integer(model.get_submodule(path), attribute, place, value)
     for name, module in model.named_modules():
         for kind, repair in _REPAIRS:
             if isinstance(module, kind):
                 repair(name, module, plan)
                 break
+
+
+def _set_integer(module: nn.Module, attribute: str, place: int | None, value: int) -> None:
+    if place is None:
+        setattr(module, attribute, value)
+        return
+    held = vars(module)[attribute]
+    items = [*held[:place], value, *held[place + 1 :]]
+    setattr(module, attribute, items if isinstance(held, list) else tuple(items))
 
 
 def _linear(_name: str, module: Any, _plan: Plan) -> None:

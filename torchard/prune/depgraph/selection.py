@@ -12,6 +12,7 @@ from torchard.prune.depgraph.algebra import Axis
 from torchard.prune.depgraph.decision import Plan, plan_for
 from torchard.prune.depgraph.graph import DimGraph, Group, Heads, matches
 from torchard.prune.depgraph.importance import Criterion, Normalize, Reduce, random_scores, score
+from torchard.prune.depgraph.sizes import axes_of
 from torchard.prune.depgraph.solver import settle
 from torchard.prune.depgraph.target import Target, UnreachableTargetError, as_target
 
@@ -58,16 +59,21 @@ def plan(
     """
     if (ratio is None) == (target is None):
         raise ValueError("give either `ratio` or `target`")
+    wanted = as_target(target) if target is not None else Target()
     bounds = _Bounds(round_to, max_ratio, min_units, dict(ratios or {}), dict(original or {}))
     bounds.check(ratio)
     groups = graph.groups(ignore, heads=heads)
     measure = random_scores(seed or 0) if criterion == "random" else criterion
     scores = {g.id: score(g, measure, reduce=reduce, normalize=normalize).tolist() for g in groups}
-    allocation = _Allocation(graph, groups, scores, bounds, scope)
-    if ratio is not None:
-        return allocation.plan(allocation.widths(ratio))
-    assert target is not None
-    return _meet(allocation, as_target(target))
+    frozen: dict[Axis, str] = {}
+    while True:
+        free = [group for group in groups if group.axis not in frozen]
+        allocation = _Allocation(graph, free, scores, bounds, scope, frozen)
+        widths = allocation.widths(ratio) if ratio is not None else _meet(allocation, wanted)
+        new = allocation.misled(widths)
+        if not new:
+            return allocation.plan(widths)
+        frozen |= new
 
 
 @dataclass(frozen=True)
@@ -97,13 +103,16 @@ class _Bounds:
         least = max(self.min_units, math.ceil(self.before(group) * (1 - self.max_ratio) - 1e-9), 1)
         return min(least, group.size)
 
+    def step(self, group: Group) -> int:
+        """What the width of a group should be a multiple of."""
+        if self.round_to is None:
+            return 1
+        return self.round_to // math.gcd(self.round_to, min(member.copies for member in group.members))
+
     def allowed(self, group: Group, width: int) -> int:
         """Round a width up to what alignment and limits allow."""
-        width = max(width, self.least(group))
-        if self.round_to is not None:
-            step = self.round_to // math.gcd(self.round_to, min(member.copies for member in group.members))
-            width = math.ceil(width / step) * step
-        return min(width, group.size)
+        width, step = max(width, self.least(group)), self.step(group)
+        return min(math.ceil(width / step) * step, group.size)
 
 
 class _Allocation:
@@ -116,14 +125,19 @@ class _Allocation:
         scores: Mapping[str, list[float]],
         bounds: _Bounds,
         scope: Scope,
+        frozen: Mapping[Axis, str],
     ) -> None:
-        self.graph = graph
+        self.graph, self.bounds = graph, bounds
+        self.links = graph.system.links(group.axis for group in groups)
+        while self.links.freeze_indivisible():
+            self.links = graph.system.links(self.links.prunable - self.links.frozen.keys(), self.links.frozen)
+        self.links.frozen.update(frozen)
+        groups = [group for group in groups if group.axis not in self.links.frozen]
         self.groups = list(groups)
-        self.bounds = bounds
         # Ties are broken by index, never by comparing scores: sorting is stable.
         self.order = {g.id: sorted(range(g.size), key=scores[g.id].__getitem__) for g in groups}
         self.scores = scores
-        self.special = _special_ratios(graph, groups, bounds.ratios)
+        self.special = _special_ratios(graph, groups, bounds.ratios, self.links.frozen)
         self.scopes = _scopes(groups, scope, self.special)
 
     def widths(self, ratio: float) -> Widths:
@@ -140,15 +154,27 @@ class _Allocation:
 
     def settled(self, widths: Widths) -> Widths:
         """Make widths obey the equations of the code."""
-        axes = {group.axis: widths[group.id] for group in self.groups}
         least = {group.axis: self.bounds.least(group) for group in self.groups}
-        settled = settle(self.graph, axes, least)
+        steps = {group.axis: self.bounds.step(group) for group in self.groups}
+        settled = settle(self.links.components(), self.axes(widths), least, steps)
         return {group.id: settled[group.axis] for group in self.groups}
+
+    def misled(self, widths: Widths) -> dict[Axis, str]:
+        """Axes in equations or comparisons that would come out differently with these widths."""
+        axes = self.axes(widths)
+        found = {}
+        for equation in self.graph.system.violated(axes):
+            for leaf in axes_of(equation.left) | axes_of(equation.right):
+                if axes.get(leaf, leaf.size) != leaf.size:
+                    found[leaf] = f"{equation.where} relies on its size"
+        return found
 
     def plan(self, widths: Widths) -> Plan:
         """Remove the lowest scores down to the given widths."""
         removed = {g.id: sorted(self.order[g.id][: g.size - widths[g.id]]) for g in self.groups}
-        return plan_for(self.graph, {name: units for name, units in removed.items() if units})
+        made = plan_for(self.graph, {name: units for name, units in removed.items() if units})
+        made.frozen.update({self.graph.name_of(leaf): [why] for leaf, why in self.links.frozen.items()})
+        return made
 
     def axes(self, widths: Widths) -> dict[Axis, int]:
         return {group.axis: widths[group.id] for group in self.groups}
@@ -177,7 +203,7 @@ class _Allocation:
 
 
 def _special_ratios(
-    graph: DimGraph, groups: Sequence[Group], ratios: Mapping[str, float]
+    graph: DimGraph, groups: Sequence[Group], ratios: Mapping[str, float], frozen: Mapping[Axis, str]
 ) -> dict[str, float]:
     found: dict[str, float] = {}
     for pattern, ratio in ratios.items():
@@ -188,10 +214,11 @@ def _special_ratios(
             g for g in groups if any(m.name in names and m.role not in ("in", "buffer") for m in g.members)
         ]
         if not chosen and ratio > 0:
-            frozen = [
-                f"{n}: {'; '.join(w)}" for n, w in graph.frozen().items() if n.rpartition(":")[0] in names
+            reasons = graph.frozen() | {graph.name_of(leaf): [why] for leaf, why in frozen.items()}
+            why = [
+                f"{name}: {'; '.join(r)}" for name, r in reasons.items() if name.partition(":")[0] in names
             ]
-            raise UnprunableError(f"{pattern!r} cannot be pruned ({' | '.join(frozen[:3]) or 'ignored'})")
+            raise UnprunableError(f"{pattern!r} cannot be pruned ({' | '.join(why[:3]) or 'ignored'})")
         found |= {group.id: ratio for group in chosen}
     return found
 
@@ -217,7 +244,7 @@ def structure(group: Group) -> tuple[tuple[str, str, int, bool], ...]:
     return tuple(sorted((m.kind, m.role, m.tensor.dim(), m.copies > 1) for m in group.members))
 
 
-def _meet(allocation: _Allocation, target: Target) -> Plan:
+def _meet(allocation: _Allocation, target: Target) -> Widths:
     """Bisect the ratio, then give back single groups' units while the limits hold."""
     costs = _Costs(allocation, target)
     high = max(allocation.bounds.max_ratio, 0.0)
@@ -231,7 +258,7 @@ def _meet(allocation: _Allocation, target: Target) -> Plan:
         )
     whole = allocation.widths(0.0)
     if costs.excess(whole) <= 0:
-        return allocation.plan(whole)
+        return whole
     low, above = 0.0, whole
     for _ in range(costs.steps):
         middle = (low + high) / 2
@@ -240,7 +267,7 @@ def _meet(allocation: _Allocation, target: Target) -> Plan:
             high, best = middle, widths
         else:
             low, above = middle, widths
-    return allocation.plan(_give_back(allocation, costs, best, above))
+    return _give_back(allocation, costs, best, above)
 
 
 def _give_back(allocation: _Allocation, costs: "_Costs", best: Widths, above: Widths) -> Widths:

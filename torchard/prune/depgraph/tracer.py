@@ -15,6 +15,8 @@ from torchard.prune.depgraph.graph import DimGraph
 from torchard.prune.depgraph.ledger import Ledger
 from torchard.prune.depgraph.rules.factories import fixed_results
 from torchard.prune.depgraph.rules.registry import Op, as_results, bind_arguments, find_rule
+from torchard.prune.depgraph.sizes import Notebook
+from torchard.prune.depgraph.watching import Watcher, tracked_attributes, transparent_python
 
 Examples = Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -38,20 +40,21 @@ def trace(
             sharded), or does not run on the example.
     """
     check_model(model)
-    ledger = Ledger()
-    with untouched(model), _quiet_kernels(), torch.no_grad():
+    ledger, notebook = Ledger(), Notebook()
+    with untouched(model), quiet_kernels(), torch.no_grad():
         model.eval()
         names = _record_parameters(ledger, model)
         _record_inputs(ledger, example_inputs)
         try:
-            with _Recorder(ledger):
+            watching = Watcher(ledger, notebook), _Recorder(ledger)
+            with transparent_python(), tracked_attributes(model, notebook), watching[0], watching[1]:
                 outputs = call(model, example_inputs, forward)
         except Exception as error:
             kind = type(model).__name__
             what = f"{type(error).__name__}: {error}"
             raise ValueError(f"`example_inputs` does not run through {kind}: {what}") from error
         _freeze_outputs(ledger, outputs, outputs_prunable)
-    return DimGraph.from_ledger(model, ledger, names)
+    return DimGraph.from_ledger(model, ledger, names, notebook)
 
 
 def call(
@@ -125,11 +128,7 @@ def _plain_state(module: nn.Module) -> dict[str, Any]:
     for name, value in module.__dict__.items():
         if name in _OWN or "hook" in name:
             continue
-        if type(value) is dict:
-            value = dict(value)
-        elif type(value) is list:
-            value = list(value)
-        state[name] = value
+        state[name] = (value, value.copy() if type(value) in (dict, list) else None)
     return state
 
 
@@ -137,19 +136,17 @@ def _restore(module: nn.Module, state: dict[str, Any]) -> None:
     for name in [name for name in module.__dict__ if name not in state and name not in _OWN]:
         if "hook" not in name:
             del module.__dict__[name]
-    for name, value in state.items():
-        held = module.__dict__.get(name)
-        if type(held) is dict and type(value) is dict:
-            held.clear()
-            held.update(value)
-        elif type(held) is list and type(value) is list:
-            held[:] = value
-        else:
-            module.__dict__[name] = value
+    for name, (value, content) in state.items():
+        if type(value) is dict:
+            value.clear()
+            value.update(content)
+        elif type(value) is list:
+            value[:] = content
+        module.__dict__[name] = value
 
 
 @contextmanager
-def _quiet_kernels() -> Iterator[None]:
+def quiet_kernels() -> Iterator[None]:
     """Switch off the fused encoder path, which hides whole layers in one operation."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -176,14 +173,14 @@ def _record_inputs(ledger: Ledger, example_inputs: Examples) -> None:
 
 
 def _freeze_outputs(ledger: Ledger, outputs: Any, prunable: Sequence[int]) -> None:
-    tensors = [leaf for leaf in _flat_outputs(outputs) if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in flat_outputs(outputs) if isinstance(leaf, Tensor)]
     for place, tensor in enumerate(tensors):
         if place not in prunable:
             for node in ledger.dims(tensor):
                 freeze(node, "model output")
 
 
-def _flat_outputs(outputs: Any) -> list[Any]:
+def flat_outputs(outputs: Any) -> list[Any]:
     """Tensors in nested containers, and in objects that are not containers but hold tensors."""
     found: list[Any] = []
     pending, seen = [outputs], set()
@@ -230,7 +227,7 @@ def record(func: Any, arguments: dict[str, Any], out: Any, ledger: Ledger) -> No
     known = [dims for dims in as_results(outcome, out) if dims is not None]
     for tensor, dims in zip(tensors, known, strict=True):
         ledger.record(tensor, dims)
-    ledger.index += 1
+    ledger.operations.append(op.name)
 
 
 def _unknown(op: Op) -> Any:
