@@ -76,6 +76,15 @@ def test_a_missing_picture_is_named(package):
         load_task("elpv")
 
 
+@pytest.mark.parametrize("content", ["images/cell0001.png 1.0", "images/cell0001.png maybe mono", None])
+def test_a_damaged_table_of_labels_is_named(package, content):
+    (package / "labels.csv").unlink()
+    if content is not None:
+        (package / "labels.csv").write_text(content)
+    with pytest.raises(DataError, match=r"labels.csv cannot be read .*--force-reinstall"):
+        load_task("elpv")
+
+
 def test_another_kind_is_wrong_use():
     with pytest.raises(UsageError, match="choose elpv, elpv:mono or elpv:poly"):
         load_task("elpv:thin")

@@ -126,6 +126,7 @@ def test_labels_may_be_words_or_numbers():
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
+        ({"train": fake(2, labels=[0, 2])}, "train row 1: label 2 is none of the 2 classes"),
         ({"all": fake(2)}, "has no split named train, but 'all'"),
         ({"train": fake(2), "val": fake(2), "validation": fake(2)}, "two splits that mean the same"),
         (

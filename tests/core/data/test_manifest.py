@@ -87,38 +87,38 @@ def test_sizes_are_those_after_rotation(tmp_path):
     assert (record.height, record.width) == (65, 64)
 
 
-def files(tmp_path: Path) -> tuple[list[Path], list[str]]:
+def files(tmp_path: Path) -> list[Path]:
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     good.write_bytes(encoded("PNG"))
     bad.write_bytes(b"text")
-    return [good, bad, tmp_path / "missing.png"], ["good", "bad", "missing"]
+    return [good, bad, tmp_path / "missing.png"]
 
 
 def test_files_are_recorded_in_order(tmp_path):
-    records = scan_files(*files(tmp_path))
+    records = scan_files(files(tmp_path))
     assert [record.reason for record in records] == ["", "not an image of a known format", "missing file"]
 
 
 def test_too_large_a_file_is_not_read(tmp_path, monkeypatch):
-    paths, names = files(tmp_path)
+    paths = files(tmp_path)
     monkeypatch.setattr(manifest, "MAX_BYTES", 100)
-    assert scan_files(paths[:1], names[:1])[0].reason == "too many bytes"
+    assert scan_files(paths[:1])[0].reason == "too many bytes"
 
 
 def test_with_a_cache_only_changed_files_are_opened_again(tmp_path, monkeypatch):
-    paths, names = files(tmp_path)
-    first = scan_files(paths, names, cache=tmp_path)
+    paths = files(tmp_path)
+    first = scan_files(paths, cache=tmp_path)
     opened = []
     real = manifest.open_image
     monkeypatch.setattr(manifest, "open_image", lambda file: opened.append(1) or real(file))
-    assert scan_files(paths, names, cache=tmp_path) == first
+    assert scan_files(paths, cache=tmp_path) == first
     assert opened == []
     paths[1].write_bytes(encoded("PNG"))
-    changed = scan_files(paths, names, cache=tmp_path)
+    changed = scan_files(paths, cache=tmp_path)
     assert len(opened) == 1
     assert [record.reason for record in changed] == ["", "", "missing file"]
     os.utime(paths[0], ns=(1, 1))
-    scan_files(paths, names, cache=tmp_path)
+    scan_files(paths, cache=tmp_path)
     assert len(opened) == 2
 
 
@@ -130,12 +130,23 @@ def test_with_a_cache_only_changed_files_are_opened_again(tmp_path, monkeypatch)
         "{}",
         '{"format": 1, "entries": 3}',
         '{"format": 2, "entries": {}}',
-        '{"format": 1, "entries": {"good": [1, 2]}}',
-        '{"format": 1, "entries": {"good": [1, 2, "x", "y", 4, ""]}}',
+        '{"format": 1, "entries": {"GOOD": [1, 2]}}',
+        '{"format": 1, "entries": {"GOOD": [1, 2, "x", "y", 4, ""]}}',
+        '{"format": 1, "entries": {"GOOD": {"0": 1}}}',
     ],
 )
 def test_a_damaged_cache_counts_as_none(tmp_path, content):
-    paths, names = files(tmp_path)
-    expected = scan_files(paths, names)
-    (tmp_path / "manifest.json").write_text(content)
-    assert scan_files(paths, names, cache=tmp_path) == expected
+    paths = files(tmp_path)
+    expected = scan_files(paths)
+    (tmp_path / "manifest.json").write_text(content.replace("GOOD", str(paths[0])))
+    assert scan_files(paths, cache=tmp_path) == expected
+
+
+def test_a_file_elsewhere_of_the_same_name_size_and_time_is_another(tmp_path):
+    cache, one, other = tmp_path / "cache", tmp_path / "one", tmp_path / "other"
+    for folder, shade in ((cache, 0), (one, 1), (other, 2)):
+        folder.mkdir()
+        Image.new("L", (9, 9), shade).save(folder / "x.bmp")
+        os.utime(folder / "x.bmp", ns=(5, 5))
+    first, second = (scan_files([folder / "x.bmp"], cache=cache)[0] for folder in (one, other))
+    assert first.digest != second.digest

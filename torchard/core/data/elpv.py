@@ -17,6 +17,7 @@ from torchard.core.data.listing import Listing, make_task
 from torchard.core.data.split import FileImages
 from torchard.core.data.task import Metric, Task
 from torchard.core.errors import DataError, MissingExtraError, UsageError
+from torchard.core.files import one_line
 
 CLASSES = ("functional", "defective")
 CELLS = ("mono", "poly")
@@ -65,11 +66,11 @@ def _data_folder() -> Path:
 
 def _read_labels(file: Path) -> list[tuple[str, float, str]]:
     """Rows of (image path, probability, kind), whitespace between them."""
-    rows = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        path, probability, kind = line.split()
-        rows.append((path, round(float(probability) * 3) / 3, kind))
-    return rows
+    try:
+        cells = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
+        return [(path, round(float(probability) * 3) / 3, kind) for path, probability, kind in cells]
+    except (OSError, ValueError) as error:
+        raise _damaged(file, one_line(error)) from None
 
 
 def _split(strata: Sequence[str], seed: int) -> list[str]:
@@ -103,6 +104,8 @@ def _digest(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}); run: pip install --force-reinstall elpv-dataset"
-        ) from None
+        raise _damaged(path, error.strerror or "") from None
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(f"{path} cannot be read ({reason}); run: pip install --force-reinstall elpv-dataset")

@@ -45,7 +45,7 @@ def load_folder(
     )
     return assemble(
         candidates,
-        scan_files(paths, names, cache=cache),
+        scan_files(paths, cache=cache),
         name=printable(root.resolve().name),
         spec=printable(str(root)),
         seed=seed,

@@ -165,6 +165,8 @@ def _labelled_rows(
     for row, value in enumerate(list(split[label])):
         if value is None or value == -1:
             continue
+        if names is not None and not 0 <= value < len(names):
+            raise DataError(f"{spec}, {part} row {row}: label {value} is none of the {len(names)} classes")
         text = str(value) if names is None else names[value]
         yield f"{part}/{row:07d}", text, part, partial(_cell, encoded, row, picture)
 

@@ -32,7 +32,7 @@ class Record:
     reason: str = ""
 
 
-def scan_files(paths: Sequence[Path], names: Sequence[str], *, cache: Path | None = None) -> list[Record]:
+def scan_files(paths: Sequence[Path], *, cache: Path | None = None) -> list[Record]:
     """Return a record per file, in order. Each is read once; as many threads as cores decode.
 
     With a ``cache`` folder, records are kept there as JSON, and a file whose size and time of change are the
@@ -40,14 +40,15 @@ def scan_files(paths: Sequence[Path], names: Sequence[str], *, cache: Path | Non
     """
     store = None if cache is None else cache / "manifest.json"
     known = {} if store is None else _read_store(store)
+    keys = [os.path.abspath(path) for path in paths]
     stamps = [_stamp(path) for path in paths]
-    found = [known.get(name) for name in names]
+    found = [known.get(key) for key in keys]
     stale = [row for row, stamp in enumerate(stamps) if not _is_current(found[row], stamp)]
     fresh = dict(zip(stale, scan([_reader(paths[row]) for row in stale]), strict=True))
     records = [fresh.get(row) or Record(*found[row][2:]) for row in range(len(paths))]  # type: ignore[index]
     if store is not None and fresh:
-        rows = zip(names, stamps, records, strict=True)
-        entries = {name: [*stamp, *astuple(record)] for name, stamp, record in rows}
+        rows = zip(keys, stamps, records, strict=True)
+        entries = {key: [*stamp, *astuple(record)] for key, stamp, record in rows}
         write_json(store, {"format": _FORMAT, "entries": entries})
     return records
 
@@ -119,7 +120,7 @@ def _read_store(store: Path) -> dict[str, list[Any]]:
     try:
         content = read_json(store)
         entries = content["entries"] if content["format"] == _FORMAT else {}
-        return {name: entry for name, entry in entries.items() if _is_entry(entry)}
+        return {key: entry for key, entry in entries.items() if _is_entry(entry)}
     except (FileNotFoundError, FileRefusedError, KeyError, TypeError, AttributeError):
         return {}
 

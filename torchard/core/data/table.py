@@ -52,10 +52,9 @@ def load_table(
     """
     rows = read_rows(file, root or file.parent)
     paths = [row.file for row in rows]
-    names = [row.path for row in rows]
     candidates = Candidates(
         images=FileImages(paths),
-        names=names,
+        names=[row.path for row in rows],
         labels=[row.label for row in rows],
         parts=[row.part or "train" for row in rows],
         groups=[row.group or "(none)" for row in rows] if rows and rows[0].group is not None else None,
@@ -63,7 +62,7 @@ def load_table(
     )
     return assemble(
         candidates,
-        scan_files(paths, names, cache=cache),
+        scan_files(paths, cache=cache),
         name=file.stem,
         spec=str(file),
         seed=seed,
