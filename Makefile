@@ -40,7 +40,7 @@ check: setup  ## style, types, the order of floors, the docs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mkdocs build --strict --quiet
 
 docs: setup  ## the site, in site/

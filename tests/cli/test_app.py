@@ -200,14 +200,15 @@ def test_it_works_in_poor_surroundings(environment):
         assert b"\x1b" not in done.stderr + done.stdout
 
 
-def test_a_closed_pipe_is_quiet():
-    code = "import sys; from torchard.cli import main; sys.exit(main(['--help']))"
+@pytest.mark.parametrize("environment", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("verb", ["--help", "methods"])
+def test_a_closed_pipe_is_quiet(verb, environment):
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb") as closed:
-        done = subprocess.run([sys.executable, "-c", code], stdout=closed, stderr=subprocess.PIPE)
-    assert done.stderr == b""
-    assert done.returncode == 141
+        command = [sys.executable, "-m", "torchard", verb]
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, env=environment)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_the_example_in_the_console_docstring_works(run_verb, tmp_path):

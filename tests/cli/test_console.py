@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchard.cli.console import Column, Invocation, emit, print_line, print_table, safe
+from torchard.cli.console import (
+    Column,
+    Invocation,
+    console,
+    emit,
+    print_line,
+    print_table,
+    progress,
+    safe,
+)
 
 MODELS = [
     {"model": "tf_efficientnet_lite1", "score": 0.4118, "error": 0.0061, "params": 4_200_000},
@@ -51,6 +60,12 @@ def test_markup_in_names_is_text(capsys, name):
     print_table([{"name": name}], [Column("name")])
     print_line(name, style="bold")
     assert capsys.readouterr().out.count(name) == 2
+
+
+def test_markup_is_text_also_for_a_verb_that_prints_by_itself(capsys):
+    console().print("[red]a[/red] :smile:")
+    progress().print("[red]a[/red] :smile:")
+    assert capsys.readouterr() == ("[red]a[/red] :smile:\n",) * 2
 
 
 @given(st.text())

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     invocation = Invocation(write=sys.stdout.write)
     try:
         with _quiet_libraries(), _sigterm_interrupts():
-            code = _invoke(arguments or ["--help"], invocation)
+            code = _invoke(arguments, invocation)
             sys.stdout.flush()
             return code
     except BrokenPipeError:

@@ -103,12 +103,12 @@ def safe(text: object) -> str:
 def console() -> Console:
     """Return a console on stdout; without a terminal it is 120 columns wide, or what COLUMNS says."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    return Console(width=width, markup=False, highlight=False, emoji=False)
+    return _Plain(width=width, markup=False, highlight=False, emoji=False)
 
 
 def progress() -> Console:
     """Return the console for progress and remarks, on stderr; nothing there is a result."""
-    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+    return _Plain(stderr=True, markup=False, highlight=False, emoji=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,13 @@ class Invocation:
     json: bool = False
     debug: bool = False
     write: Callable[[str], object] = dataclasses.field(default_factory=lambda: sys.stdout.write)
+
+
+class _Plain(Console):
+    """A console that leaves a closed pipe to the frame; rich itself would exit with 1, which means failed."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def _invocation() -> Invocation:
