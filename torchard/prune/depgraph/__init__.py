@@ -6,6 +6,7 @@ from torchard.prune.depgraph.decision import Plan, merge, plan_for
 from torchard.prune.depgraph.graph import DimGraph, Group, Member
 from torchard.prune.depgraph.importance import activation, hessian, random_scores, score
 from torchard.prune.depgraph.iterative import IterativePruner, prune
+from torchard.prune.depgraph.replay import Verification, verify
 from torchard.prune.depgraph.report import PruneReport
 from torchard.prune.depgraph.rules.registry import rule
 from torchard.prune.depgraph.selection import UnprunableError, plan
@@ -32,6 +33,7 @@ __all__ = [
     "Target",
     "UnprunableError",
     "UnreachableTargetError",
+    "Verification",
     "activation",
     "apply",
     "hessian",
@@ -46,4 +48,5 @@ __all__ = [
     "save_pruned",
     "score",
     "trace",
+    "verify",
 ]

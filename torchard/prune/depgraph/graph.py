@@ -147,7 +147,7 @@ class DimGraph:
         """Parameter dimensions of which no part can be pruned, with the reasons."""
         found = {}
         for name, dims in self.dims.items():
-            for dim, node in enumerate(dims):
+            for dim, node in enumerate(dims if isinstance(self.tensors[name], nn.Parameter) else ()):
                 if node.size > 1 and not any(True for _ in leaves(node)) and (why := reasons(node)):
                     found[f"{name}:{dim}"] = why
         return found

@@ -79,12 +79,8 @@ def perturb_(model: nn.Module, *, seed: int = 0, scale: float = 0.3) -> None:
         return torch.randn(tensor.shape, generator=generator).to(tensor)
 
     for parameter in model.parameters():
-        if (
-            parameter.numel()
-            and parameter.is_floating_point()
-            and bool((parameter == parameter.flatten()[0]).all())
-        ):
-            parameter += scale * noise(parameter)
+        if parameter.numel() and parameter.is_floating_point() and _is_constant(parameter):
+            parameter.add_(noise(parameter), alpha=scale)
     for name, buffer in model.named_buffers():
         if name.endswith("running_mean"):
             buffer += scale * noise(buffer)
@@ -134,7 +130,7 @@ class Replay(TorchDispatchMode):
     def _concerns(self, note: Call) -> bool:
         return any(leaf in self.keep for node in note.over for leaf in leaves(node))
 
-    def _new_value(self, note: Scaling) -> float:
+    def _new_value(self, note: Scaling) -> int | float:
         return evaluate(note.expression, self.widths, self.attributes)
 
     def _rescaled(self, index: int, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -184,7 +180,8 @@ class Replay(TorchDispatchMode):
             *[value for name, value in chosen.items() if name in positional],
             **{name: value for name, value in chosen.items() if name not in positional},
         )
-        return self._scattered(out, note.outputs)
+        # Computed whole as well: later reshapes depend on the layout a kernel gives its result.
+        return self._scattered(out, func(*args, **kwargs), note.outputs)
 
     def _select(self, tensor: Tensor, dims: Dims) -> Tensor:
         for place, node in enumerate(dims):
@@ -203,22 +200,25 @@ class Replay(TorchDispatchMode):
             changes["groups"] = chosen["input"].shape[1] // chosen["weight"].shape[1]
         return changes
 
-    def _scattered(self, out: Any, outputs: Sequence[Dims | None]) -> Any:
-        flat, structure = tree_flatten(out)
+    def _scattered(self, out: Any, whole: Any, outputs: Sequence[Dims | None]) -> Any:
+        flat, structure = tree_flatten(whole)
+        parts = tree_flatten(out)[0]
         described = iter([dims for dims in outputs if dims is not None])
-        return tree_unflatten(
-            [self._scatter(leaf, next(described)) if isinstance(leaf, Tensor) else leaf for leaf in flat],
-            structure,
-        )
+        placed = [
+            self._scatter(part, leaf, next(described)) if isinstance(leaf, Tensor) else leaf
+            for part, leaf in zip(parts, flat)
+        ]
+        return tree_unflatten(placed, structure)
 
-    def _scatter(self, tensor: Tensor, dims: Dims) -> Tensor:
+    def _scatter(self, part: Tensor, whole: Tensor, dims: Dims) -> Tensor:
+        """Put ``part`` among zeros, laid out in memory as ``whole``."""
         for place, node in enumerate(dims):
             if any(leaf in self.keep for leaf in leaves(node)):
-                shape = list(tensor.shape)
+                shape = list(part.shape)
                 shape[place] = node.size
                 index = torch.tensor(kept(node, self.keep))
-                tensor = tensor.new_zeros(shape).index_copy_(place, index, tensor)
-        return tensor
+                part = part.new_zeros(shape).index_copy_(place, index, part)
+        return torch.empty_like(whole).copy_(part) if part.shape == whole.shape else part
 
 
 def _runner(

@@ -312,7 +312,7 @@ class _Costs:
     def describe_limits(self) -> str:
         return ", ".join(f"{limit.quantity} {limit}" for limit in self.limits)
 
-    def _amount(self, quantity: str, widths: Widths | None) -> float:
+    def _amount(self, quantity: str, widths: Widths | None) -> int | float:
         axes = self.allocation.axes(widths) if widths is not None else {}
         if quantity == "macs":
             return self.graph.macs(axes)

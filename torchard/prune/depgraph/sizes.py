@@ -69,7 +69,7 @@ class Scaling:
     """A number made from sizes that entered a tensor operation."""
 
     expression: Expression
-    value: float
+    value: int | float
     first: int  # of the operations recorded meanwhile
     last: int
 
@@ -253,7 +253,7 @@ def axes_of(expression: Expression) -> set[Axis]:
 
 def evaluate(
     expression: Expression, widths: Mapping[Axis, int], attributes: Mapping[AttributeKey, int]
-) -> float:
+) -> int | float:
     """Value of an expression after pruning."""
     if isinstance(expression, SizeOf):
         return width(expression.node, widths)

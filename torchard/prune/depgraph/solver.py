@@ -293,5 +293,5 @@ def _width(unknown: Unknown, widths: Mapping[Axis, int]) -> int:
     return widths.get(unknown, unknown.size) if isinstance(unknown, Axis) else _original(unknown)
 
 
-def _holds(name: str, left: float, right: float) -> bool:
+def _holds(name: str, left: int | float, right: int | float) -> bool:
     return COMPARISONS[name](left, right)
