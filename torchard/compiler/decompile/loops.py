@@ -1,0 +1,192 @@
+"""Loops: which block follows, what is the test, is there an ``else``."""
+
+import ast
+from typing import Any
+
+from torchard.compiler.decompile import expressions
+from torchard.compiler.decompile.cfg import Block
+from torchard.compiler.decompile.conditions import Cond, negate
+from torchard.compiler.decompile.slots import Impure, Target, Unstructured
+from torchard.compiler.decompile.stack import Stack
+
+
+def loop(s: Any, stack: Stack, header: Block, ctx: Any) -> "Block | None":
+    """Write the loop at ``header``; return the block behind it."""
+    s.align(stack, header)
+    first = header.ops[0].name if header.ops else ""
+    if first in ("ForIter", "AsyncForIter"):
+        return _for(s, stack, header, ctx)
+    stack.freeze()
+    body = s.graph.loops[header]
+    cond = _header_test(s, stack, header, body)
+    if cond is not None:
+        return _while(s, stack, header, ctx, cond)
+    return _forever(s, stack, header, ctx)
+
+
+def _for(s: Any, stack: Stack, header: Block, ctx: Any) -> "Block | None":
+    from torchard.compiler.decompile.structure import Context
+
+    if len(header.ops) != 1:
+        raise Unstructured("a loop header with more than its step")
+    s.done.add(header)
+    iterator = stack.slots[-1]
+    if iterator.kind != "iter" and not (iterator.kind == "pure" and iterator.reads == {".0"}):
+        raise Unstructured("a loop over something else than a new iterator")
+    stack.slots.pop()
+    stack.line = header.ops[0].line
+    stack.close_targets()
+    stack.freeze()
+    inside, outside = header.succs
+    follow = _follow(s, header, outside, ctx)
+    node: Any = (ast.AsyncFor if header.ops[0].name == "AsyncForIter" else ast.For)(None, iterator.expr, [], [])
+    target = Target()
+    target.done = lambda place: setattr(node, "target", place)
+    part = Stack(s.scope, list(stack.slots))
+    part.push("mark", data="iterator")
+    part.push("target", data=target)
+    s.sequence(part, inside, Context(header, header, follow, ctx.region))
+    if node.target is None:
+        raise Unstructured("a loop whose item is not stored")
+    node.body = part.out or [ast.Pass()]
+    after = _else(s, stack, node, outside, follow, ctx)
+    stack.append(node)
+    return after
+
+
+def _while(s: Any, stack: Stack, header: Block, ctx: Any, cond: Cond) -> "Block | None":
+    from torchard.compiler.decompile.structure import Context
+
+    body = s.graph.loops[header]
+    s.done.update(cond.members)
+    inside, outside = (cond.yes, cond.no) if cond.yes in body else (cond.no, cond.yes)
+    test = cond.expr if cond.yes in body else negate(cond.expr)
+    follow = _follow(s, header, outside, ctx)
+    part = Stack(s.scope, list(stack.slots))
+    s.sequence(part, inside, Context(header, header, follow, ctx.region))
+    node = ast.While(test, part.out or [ast.Pass()], [])
+    stack.line = header.ops[0].line if header.ops else None
+    after = _else(s, stack, node, outside, follow, ctx)
+    stack.append(node)
+    return after
+
+
+def _forever(s: Any, stack: Stack, header: Block, ctx: Any) -> "Block | None":
+    from torchard.compiler.decompile.structure import Context
+
+    follow = _follow_of_endless(s, header, ctx)
+    part = Stack(s.scope, list(stack.slots))
+    s.sequence(part, header, Context(header, header, follow, ctx.region), fresh=header)
+    stack.append(ast.While(ast.Constant(True), part.out or [ast.Pass()], []))
+    return follow
+
+
+def _else(s: Any, stack: Stack, node: Any, outside: Block, follow: "Block | None", ctx: Any) -> "Block | None":
+    """What runs when the loop is exhausted, if that is not simply what follows."""
+    if outside is follow or follow is None:
+        return outside
+    if s.small(outside) and s.small(follow) and same_code(outside, follow):
+        return follow
+    part = Stack(s.scope, list(stack.slots))
+    s.sequence(part, outside, ctx.to(follow))
+    node.orelse = part.out
+    return follow
+
+
+def same_code(one: Block, two: Block) -> bool:
+    """Equal operations that end the function."""
+    if one.succs or two.succs or len(one.ops) != len(two.ops) or one.chain != two.chain:
+        return False
+    return all(a.name == b.name and type(a.arg) is type(b.arg) and a.arg == b.arg for a, b in zip(one.ops, two.ops))
+
+
+def _header_test(s: Any, stack: Stack, header: Block, body: "set[Block]") -> "Cond | None":
+    """The loop's condition, if the header does nothing but test and one way leads out."""
+    if header.kind != "plain" or not header.ops or header.ops[-1].name != "Branch":
+        return None
+    part = Stack(s.scope, list(stack.slots), pure=True)
+    try:
+        expressions.run(part, header.ops[:-1])
+        cond = s.conditions.fold(header, part)
+    except (Impure, Unstructured):
+        return None
+    if len(part.slots) != len(stack.slots) or cond.keep_yes or cond.keep_no:
+        return None
+    if (cond.yes in body) == (cond.no in body) or cond.yes is header or cond.no is header:
+        if cond.yes is header and cond.no not in body or cond.no is header and cond.yes not in body:
+            return cond
+        return None
+    return cond
+
+
+# -- what follows
+
+
+def _follow(s: Any, header: Block, outside: Block, ctx: Any) -> "Block | None":
+    """Where ``break`` leads in a loop that can also be exhausted (to ``outside``)."""
+    body = s.graph.loops[header]
+    later = [block for block in _merges(s, header, body) if block is not outside and block.start > outside.start]
+    if s.graph.dominates(header, outside):
+        away = _away(s, header, body, outside, ctx)
+        if later and not (away and s.attempt % 2):
+            return min(later, key=lambda block: block.start)
+        if away:
+            return away[0]
+    return outside
+
+
+def _follow_of_endless(s: Any, header: Block, ctx: Any) -> "Block | None":
+    body = s.graph.loops[header]
+    last = max(block.start for block in body)
+    merges = [block for block in _merges(s, header, body) if block.start > last]
+    away = _away(s, header, body, None, ctx)
+    if away:
+        return away[0]
+    if merges:
+        return min(merges, key=lambda block: block.start)
+    exits = [block for block in _exits(s, header, body) if block.start > last and not s.small(block)]
+    if not exits:
+        exits = [block for block in _exits(s, header, body) if block.start > last]
+    return min(exits, key=lambda block: block.start) if exits else None
+
+
+def _exits(s: Any, header: Block, body: "set[Block]") -> "list[Block]":
+    """Blocks just outside the loop, drops of the iterator passed, in the header's own region."""
+    result = []
+    for block in body:
+        for follower in block.succs:
+            if follower in body or (block.kind == "try" and follower is block.succs[1]):
+                continue
+            while s.trivial(follower) and len(follower.succs) == 1 and len(follower.preds) == 1:
+                follower = follower.succs[0]
+            if follower not in body and follower.level == header.level and follower.chain == header.chain:
+                result.append(follower)
+    return result
+
+
+def _merges(s: Any, header: Block, body: "set[Block]") -> "list[Block]":
+    """Blocks outside the loop where two ways from inside meet."""
+    result = []
+    for block in body:
+        for child in s.graph.children[block.order]:
+            if child in body or child.level != header.level or child.chain != header.chain:
+                continue
+            if len(s.graph.forward(child)) > 1:
+                result.append(child)
+    return result
+
+
+def _away(s: Any, header: Block, body: "set[Block]", outside: "Block | None", ctx: Any) -> "list[Block]":
+    """Ends of the surrounding sequence that the loop jumps to directly, past its own exhaustion."""
+    found = []
+    for block in s.graph.subtree(header):
+        if outside is not None and s.graph.dominates(outside, block) and outside not in body:
+            continue
+        for follower in block.succs:
+            if follower in (ctx.stop, ctx.header, ctx.follow) and follower is not None and follower not in found:
+                if not s.graph.dominates(header, follower):
+                    found.append(follower)
+    found.sort(key=lambda block: (block is not ctx.stop, block is not ctx.follow))
+    return found
+
+

@@ -1,0 +1,225 @@
+"""``try`` and ``with``: bodies, clauses, ``else`` and ``finally``."""
+
+import ast
+from typing import Any
+
+from torchard.compiler.decompile import expressions
+from torchard.compiler.decompile.cfg import Block
+from torchard.compiler.decompile.slots import Slot, Unstructured
+from torchard.compiler.decompile.stack import Stack
+
+
+def pop_exception(stack: Stack) -> None:
+    """The handled exception is put away."""
+    if not stack.slots or stack.slots[-1].kind != "mark":
+        raise Unstructured("an exception is put away out of turn")
+    stack.slots.pop()
+
+
+def try_node(s: Any, stack: Stack, node: Block, ctx: Any) -> Any:
+    """Write the statement of a protected range; return where control goes on."""
+    from torchard.compiler.decompile.structure import STOP, Context
+
+    stack.freeze()
+    kind = s.protection.kinds[node.handler]
+    meeting = _meeting(s, node, ctx)
+    stop = meeting if meeting is not None else ctx.stop
+    body = Stack(s.scope, list(stack.slots))
+    region = ("body", node.handler)
+    end = s.sequence(body, node.succs[0], Context(stop, ctx.header, ctx.follow, region), top=True)
+    line = next((getattr(statement, "origin_line", None) for statement in body.out), None)
+    if kind == "finally":
+        final = _final_body(s, stack, node, ctx)
+        _append(stack, _try(body.out, [], [], final), line)
+        after = stop if end is STOP else end
+        if end is not None:
+            stack.slots[:] = body.slots
+        return after
+    if kind == "group":
+        raise Unstructured("except* has no structured form yet")
+    clauses = _clauses(s, stack, node, Context(stop, ctx.header, ctx.follow, ("clause", node.level + 1)))
+    after, orelse = _meet(s, stack, ctx, meeting, (body, end), clauses)
+    _append(stack, _try(body.out, [clause.node for clause in clauses], orelse, []), line)
+    return after
+
+
+def _append(stack: Stack, statement: ast.stmt, line: Any) -> None:
+    stack.line = line
+    stack.append(statement)
+
+
+def _meeting(s: Any, node: Block, ctx: Any) -> "Block | None":
+    """The block where body and handlers meet again."""
+    best = None
+    for child in s.graph.children[node.order]:
+        if child in node.succs or child.level != node.level or child.chain != node.chain:
+            continue
+        if child is ctx.header or child is ctx.follow:
+            continue
+        if len(s.graph.forward(child)) > 1 and (best is None or child.order < best.order):
+            best = child
+    return best
+
+
+def _try(body: "list[ast.stmt]", handlers: "list[Any]", orelse: "list[ast.stmt]", final: "list[ast.stmt]") -> ast.stmt:
+    first = body[0] if len(body) == 1 else None
+    if final and isinstance(first, ast.Try) and first.handlers and not first.finalbody:
+        return ast.Try(first.body, first.handlers, first.orelse, final)
+    return ast.Try(body or [ast.Pass()], handlers, orelse, final)
+
+
+# -- finally
+
+
+def _final_body(s: Any, stack: Stack, node: Block, ctx: Any) -> "list[ast.stmt]":
+    from torchard.compiler.decompile.structure import Context
+
+    handler = node.succs[1]
+    part = Stack(s.scope, _handler_slots(stack, handler, 1))
+    end = s.protection.finals[node.handler]
+    s.sequence(part, handler, Context(end, ctx.header, ctx.follow, None), skip=1)
+    return part.out or [ast.Pass()]
+
+
+def _handler_slots(stack: Stack, handler: Block, pushed: int) -> "list[Slot]":
+    """The stack in a handler after PUSH_EXC_INFO."""
+    slots = stack.slots[: handler.height - pushed]
+    if len(slots) != handler.height - pushed:
+        raise Unstructured("the stack of a handler does not fit")
+    return [*slots, Slot("mark", data="previous"), Slot("mark", data="exception")]
+
+
+# -- except
+
+
+class _Clause:
+    def __init__(self, node: ast.ExceptHandler, stack: Stack, end: Any) -> None:
+        self.node = node
+        self.stack = stack
+        self.end = end
+
+
+def _clauses(s: Any, stack: Stack, node: Block, ctx: Any) -> "list[_Clause]":
+    block = node.succs[1]
+    part = Stack(s.scope, _handler_slots(stack, block, 1))
+    clauses: "list[_Clause]" = []
+    skip = 1
+    while True:
+        s.done.add(block)
+        ops = block.ops[skip:]
+        if ops and ops[0].name == "Reraise":
+            return clauses
+        if ops and ops[0].name == "Pop":
+            clauses.append(_clause(s, part, block, ctx, None, skip))
+            return clauses
+        kind, matched, unmatched = _match(s, part, block, skip)
+        clauses.append(_clause(s, part, matched, ctx, kind, 0))
+        block, skip = unmatched, 0
+
+
+def _match(s: Any, part: Stack, block: Block, skip: int) -> "tuple[ast.expr, Block, Block]":
+    """Read ``except <kind>``: the expression, and where it matches and where not."""
+    pure = Stack(s.scope, list(part.slots), pure=True)
+    while not block.ops or block.ops[-1].name != "Branch":
+        raise Unstructured("a handler of unknown form")
+    ops = block.ops[skip:-1]
+    if not ops or ops[-1].name != "Match":
+        raise Unstructured("a handler of unknown form")
+    expressions.run(pure, ops[:-1])
+    (kind,) = pure.take(1)
+    if block.ops[-1].arg == "false":
+        return kind.expr, block.succs[0], block.succs[1]
+    return kind.expr, block.succs[1], block.succs[0]
+
+
+def _clause(s: Any, part: Stack, block: Block, ctx: Any, kind: "ast.expr | None", skip: int) -> _Clause:
+    first = block.ops[skip] if len(block.ops) > skip else None
+    title = None
+    if first is not None and first.name == "Store":
+        s.scope.note_store(*first.arg)
+        title = first.arg[1]
+    elif first is None or first.name != "Pop":
+        raise Unstructured("a handler that does not take its exception")
+    stack = Stack(s.scope, part.slots[:-1])
+    end = s.sequence(stack, block, ctx, top=True, skip=skip + 1)
+    return _Clause(ast.ExceptHandler(kind, title, stack.out or [ast.Pass()]), stack, end)
+
+
+def _meet(s: Any, stack: Stack, ctx: Any, meeting: "Block | None", body: Any, clauses: "list[_Clause]") -> Any:
+    """Decide what follows the statement and what its ``else`` is: (block or STOP or None, else statements)."""
+    from torchard.compiler.decompile.structure import STOP
+
+    part, end = body
+    exits = [clause.end for clause in clauses if clause.end is not None and clause.end is not STOP]
+    stopped = [one for one in [end, *[clause.end for clause in clauses]] if one is STOP]
+    target: Any = meeting
+    if target is None and any(clause.end is STOP for clause in clauses):
+        target = ctx.stop
+    if target is None and exits:
+        target = max(exits, key=lambda block: block.start)
+    if target is None:
+        target = ctx.stop if end is STOP else end
+    for clause in clauses:
+        if clause.end is None or clause.end is STOP or clause.end is target:
+            continue
+        if not _alike(s, clause.end, target):
+            s.sequence(clause.stack, clause.end, ctx.to(target))
+            clause.node.body = clause.stack.out
+            if clause.node.body and not s.small(clause.end):
+                raise Unstructured("handlers go on at different places")
+    orelse: "list[ast.stmt]" = []
+    if end is not None and end is not STOP and end is not target and not _alike(s, end, target):
+        stack.slots[:] = part.slots
+        branch = Stack(s.scope, list(part.slots))
+        s.sequence(branch, end, ctx.to(target))
+        orelse = branch.out
+    falling = [one for one in (part, *[clause.stack for clause in clauses])]
+    reached = end is not None or bool(exits) or bool(stopped)
+    if not reached:
+        return None, orelse
+    stack.slots[:] = next(
+        one.slots for one, way in zip(falling, [end, *[clause.end for clause in clauses]]) if way is not None
+    )
+    stack.slots[:] = [slot for slot in stack.slots if slot.data not in ("previous", "exception")]
+    return target, orelse
+
+
+def _alike(s: Any, one: Any, two: Any) -> bool:
+    from torchard.compiler.decompile.loops import same_code
+
+    return one is two or (two is not None and s.small(one) and s.small(two) and same_code(one, two))
+
+
+# -- with
+
+
+def with_block(s: Any, stack: Stack, block: Block, ctx: Any) -> Any:
+    """Write the ``with`` statement that ``block`` enters; return where control goes on."""
+    from torchard.compiler.decompile.structure import STOP, Context
+
+    op = block.ops[-1]
+    stack.line = op.line
+    (manager,) = stack.take(1)
+    stack.close_targets()
+    stack.freeze()
+    inside, after = block.succs
+    item = ast.withitem(manager.expr, None)
+    part = Stack(s.scope, list(stack.slots))
+    part.push("mark", data="exit")
+    target = expressions.optional_target(part)
+    target.done = lambda place: setattr(item, "optional_vars", place)
+    meeting = after
+    region = ("body", block.handler)
+    end = s.sequence(part, inside, Context(meeting, ctx.header, ctx.follow, region), top=True)
+    kind = ast.AsyncWith if op.arg else ast.With
+    body = part.out or [ast.Pass()]
+    items = [item]
+    if len(body) == 1 and type(body[0]) is kind:
+        items, body = [item, *body[0].items], body[0].body
+    stack.line = op.line
+    stack.append(kind(items, body))
+    if end is not None and end is not STOP and not _alike(s, end, after):
+        raise Unstructured("a context goes on at two places")
+    return after
+
+
