@@ -12,8 +12,8 @@ from torch import nn
 
 from tests.export.models import CLASSES, SPEC, FrozenBatch, small_net
 from torchard.core.data import InputSpec, preprocess
-from torchard.core.data.pixels import open_image
 from torchard.core.errors import ExportMismatchError, UsageError
+from torchard.core.pixels import open_image
 from torchard.export import onnx as module
 from torchard.export.onnx import export_onnx
 

@@ -6,8 +6,8 @@ from PIL import Image
 
 from tests.export.models import CLASSES, SPEC
 from torchard.core.data import preprocess
-from torchard.core.data.pixels import open_image
 from torchard.core.errors import ExportMismatchError, UsageError
+from torchard.core.pixels import open_image
 from torchard.export import program
 from torchard.export.program import export_pt2
 

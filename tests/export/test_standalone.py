@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from tests.export.models import CLASSES, SPEC
 from torchard.core.data import preprocess
-from torchard.core.data.pixels import open_image
+from torchard.core.pixels import open_image
 from torchard.export.script import script, write_script
 from torchard.export.standalone import open_model, softmax
 

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchard.core.data import InputSpec, preprocess
-from torchard.core.data.pixels import open_image, to_rgb
 from torchard.core.errors import ExportMismatchError, UsageError
 from torchard.core.files import quote, replacing
+from torchard.core.pixels import open_image, to_rgb
 from torchard.core.surgery import flags_kept
 from torchard.export.script import script
 

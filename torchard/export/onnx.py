@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from torchard import __version__
 from torchard.core.data import InputSpec
-from torchard.core.data.pixels import open_image
 from torchard.core.errors import ExportMismatchError
+from torchard.core.pixels import open_image
 from torchard.export.check import (
     ExportReport,
     Picture,

@@ -4,7 +4,7 @@ import ast
 import inspect
 from pathlib import Path
 
-from torchard.core.data import pixels
+from torchard.core import pixels
 from torchard.core.files import write_atomic
 from torchard.export import standalone
 

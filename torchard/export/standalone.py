@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from torchard.core.data.pixels import RESAMPLING, image_to_array, open_image
+from torchard.core.pixels import RESAMPLING, image_to_array, open_image
 
 MAX_SIDE = 8192
 BATCH = 16
@@ -86,6 +86,18 @@ def open_model(path: "str | Path", *, threads: int = 0) -> OnnxModel:
     return OnnxModel(session, classes, settings)
 
 
+def read_image(path: "str | Path") -> Image.Image:
+    """Return the picture in a file as RGB.
+
+    Raises:
+        ValueError: in one line, if there is none that can be read.
+    """
+    try:
+        return open_image(path)
+    except Exception as error:  # a decoder raises whatever breaks in it
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities along the last axis."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
@@ -114,9 +126,9 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
 
 def _answer(model: OnnxModel, path: str, *, top: int, logits: bool) -> dict[str, Any]:
     try:
-        image = open_image(path)
-    except (OSError, ValueError) as error:
-        return {"image": path, "error": " ".join(str(error).split())}
+        image = read_image(path)
+    except ValueError as error:
+        return {"image": path, "error": str(error)}
     row = model.logits([image])[0]
     found = [{"label": label, "confidence": confidence} for label, confidence in model.best(row, top=top)]
     return {"image": path, "predictions": found, **({"logits": row.tolist()} if logits else {})}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from torchard.core.data import InputSpec, preprocess
-from torchard.core.data.pixels import image_to_array
+from torchard.core.pixels import image_to_array
 
 sides = st.integers(1, 512)
 numbers = st.floats(-10, 10)

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from torchard.core.data.pixels import resize
 from torchard.core.data.spec import InputSpec, Interpolation, Rule
 from torchard.core.data.split import Split
+from torchard.core.pixels import resize
 
 CACHE_BYTES = 2 << 30  # per split; the oldest resolution goes first
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from torchard.core.data.assemble import PART_NAMES, Candidates, assemble
 from torchard.core.data.manifest import MAX_BYTES, scan
-from torchard.core.data.pixels import open_image
 from torchard.core.data.task import Metric, Task
 from torchard.core.errors import DataError, FileRefusedError, MissingExtraError, UsageError
 from torchard.core.files import one_line, quote, read_bytes
+from torchard.core.pixels import open_image
 
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:\w[\w.-]*)?")
 

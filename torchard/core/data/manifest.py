@@ -14,9 +14,9 @@ from typing import Any
 from PIL import ImageFile, UnidentifiedImageError
 
 from torchard.core.data.arrays import workers
-from torchard.core.data.pixels import open_image
 from torchard.core.errors import FileRefusedError
 from torchard.core.files import one_line, read_bytes, read_json, write_json
+from torchard.core.pixels import open_image
 
 MAX_BYTES = 256 << 20
 _FORMAT = 1

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from torchard.core.data.pixels import image_to_array
+from torchard.core.pixels import image_to_array
 
 Interpolation = Literal["bilinear", "bicubic"]
 Rule = Literal["squash", "crop"]

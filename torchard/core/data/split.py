@@ -11,9 +11,9 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from torchard.core.data.pixels import open_image, to_rgb
 from torchard.core.errors import DataError
 from torchard.core.files import one_line, quote
+from torchard.core.pixels import open_image, to_rgb
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from torchard.core.data import pixels
-from torchard.core.data.pixels import image_to_array, open_image, resize, to_rgb
+from torchard.core import pixels
+from torchard.core.pixels import image_to_array, open_image, resize, to_rgb
 
 
 def one_pixel(mode: str, value: object) -> Image.Image:
