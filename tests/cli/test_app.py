@@ -9,9 +9,11 @@ import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import click
 import pytest
+import typer
 
 from torchard.cli import app, console, main
 from torchard.cli.console import emit, print_line, progress
@@ -152,6 +154,18 @@ def test_wrong_use_is_one_line_with_a_way_out(capsys, arguments, line):
     assert capsys.readouterr() == ("", f"error: {line}\n")
 
 
+def test_help_says_defaults_and_what_is_required(run_verb):
+    def command(
+        folder: Annotated[str, typer.Argument(help="Where [red] to look.")],
+        *,
+        least: Annotated[int, typer.Option(help="How many.")] = 3,
+    ) -> None: ...
+
+    lines = [" ".join(line.split()) for line in run_verb(command, "--help")[1].splitlines()]
+    assert "FOLDER Where [red] to look. [required]" in lines
+    assert "--least INTEGER How many. [default: 3]" in lines
+
+
 def test_no_arguments_is_help(capsys):
     assert main([]) == 0
     out = capsys.readouterr().out
@@ -166,7 +180,9 @@ def test_every_verb_says_what_it_does_and_takes_the_shared_options(capsys):
     for name, verb in group.verbs.items():
         assert verb.summary.endswith("."), f"{verb.module} needs a docstring whose first line is a sentence"
         assert main([name, "--help"]) == 0
-        assert {"--json", "--debug"} <= set(capsys.readouterr().out.split())
+        told = capsys.readouterr().out
+        assert {"--json", "--debug"} <= set(told.split())
+        assert "\\" not in told
 
 
 def test_methods_tells_what_the_catalogue_holds(capsys):

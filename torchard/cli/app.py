@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import typer
+from typer.core import TyperCommand
 
 import torchard
 from torchard.cli.console import Invocation, safe
@@ -83,6 +84,19 @@ class Verbs(click.Group):
             formatter.write_dl([(verb.name, verb.summary) for verb in self.verbs.values()])
 
 
+class Documented(TyperCommand):
+    """A verb whose help is plain text: typer escapes brackets for rich even where rich prints nothing."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the arguments, then the options."""
+        for heading, kind in (("Arguments", "argument"), ("Options", "option")):
+            records = [p.get_help_record(ctx) for p in self.get_params(ctx) if p.param_type_name == kind]
+            rows = [(name, text.replace("\\[", "[")) for name, text in filter(None, records)]
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+
 def application() -> Verbs:
     """Return the whole command line as one click group."""
     group = Verbs("torchard", Path(__file__).parent, "torchard.cli", help=torchard.__doc__, epilog=EPILOG)
@@ -106,7 +120,7 @@ def _invoke(arguments: list[str], invocation: Invocation) -> int:
 def _load(verb: Verb) -> click.Command:
     module = importlib.import_module(verb.module)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(verb.name, help=module.__doc__, context_settings=CONTEXT)(module.command)
+    app.command(verb.name, cls=Documented, help=module.__doc__, context_settings=CONTEXT)(module.command)
     command = typer.main.get_command(app)
     command.params += _shared_options()
     command.callback = _keep_stdout_for_json(command.callback or module.command)
