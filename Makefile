@@ -41,7 +41,7 @@ check: setup  ## style, types, the order of floors, the docs
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 docs: setup  ## the site, in site/
 	$(BIN)/mkdocs build --strict
