@@ -130,7 +130,7 @@ class Graph:
         self.loops: "dict[Block, set[Block]]" = {}
         for block in self.blocks:
             for follower in block.succs:
-                if follower.order <= block.order:
+                if follower.order <= block.order and self.entry.kind != "root":
                     if not self.dominates(follower, block):
                         raise Unstructured("a loop with two entries")
                     self._grow_loop(follower, block)
@@ -170,11 +170,16 @@ def build(ops: "list[Op]", stacks: "list[Any]", protection: Protection) -> Graph
         block.level = stacks[block.start].count("p")
     _inherit_chains(order, protection)
     _end_finally_clauses(blocks, protection)
-    graph = Graph(blocks[protection.redirect(0)], order)
+    root = Block(-1, -1)
+    root.kind = "root"
+    root.succs = [blocks[protection.redirect(0)]]
+    root.succs += [blocks[one] for one, kind in protection.kinds.items() if kind in ("except", "finally", "group")]
+    graph = Graph(root, order)
     _thread(graph)
     graph.refresh()
     _merge(graph)
     _derotate(graph)
+    graph.entry = root.succs[0]
     _insert_tries(graph, blocks)
     return graph
 
@@ -273,10 +278,6 @@ def _thread(graph: Graph) -> None:
                 follower = follower.succs[0]
                 steps += 1
             block.succs[way] = follower
-    entry = graph.entry
-    while not entry.ops and len(entry.succs) == 1 and entry.succs[0] is not entry:
-        entry = entry.succs[0]
-    graph.entry = entry
 
 
 def _merge(graph: Graph) -> None:
@@ -401,6 +402,7 @@ def _insert_tries(graph: Graph, blocks: "dict[int, Block]") -> None:
     number = max(block.index for block in graph.blocks) + 1
     work = [(None, graph.entry)]
     seen = {graph.entry}
+    graph.refresh()
     while work:
         before, block = work.pop()
         outer = before.chain if before is not None else ()

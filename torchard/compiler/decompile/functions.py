@@ -61,11 +61,30 @@ def finish(scope: Scope, statements: "list[ast.stmt]") -> "list[ast.stmt]":
     text = docstring(scope.code)
     if text is not None:
         head.append(ast.Expr(ast.Constant(text)))
+    scope.stored |= _unmentioned(scope, statements)
     statements = head + scope.declarations() + statements
     kinds = scope.code.co_flags
     if kinds & 0x220 and not _yields(statements):
         statements = [*statements, *_unreached_yield()]
     return statements or [ast.Pass()]
+
+
+def _unmentioned(scope: Scope, statements: "list[ast.stmt]") -> "set[str]":
+    """Free variables that no statement names (their use was compiled away) must be declared to stay free."""
+    missing = set(scope.code.co_freevars)
+    if not missing:
+        return missing
+    for statement in statements:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name):
+                missing.discard(node.id)
+                if node.id == "super":
+                    missing.discard("__class__")
+            elif isinstance(node, ast.ExceptHandler) and node.name:
+                missing.discard(node.name)
+            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                missing.discard(node.name)
+    return missing
 
 
 def docstring(code: CodeType) -> "str | None":

@@ -89,7 +89,8 @@ class Structure:
 
     def _block(self, stack: Stack, block: Block, ctx: Context, *, top: bool, skip: int) -> Any:
         self.done.add(block)
-        self.align(stack, block)
+        if not skip:
+            self.align(stack, block)
         if block.kind == "try":
             return protected.try_node(self, stack, block, ctx)
         if block.kind == "with":
@@ -133,6 +134,7 @@ class Structure:
     def _leave(self, stack: Stack, block: Block, ctx: Context, top: bool) -> Any:
         """Control goes out of the open region: only what needs no code outside it may be written inside."""
         value = any(slot.kind not in ("const", "mark", "pure") for slot in stack.slots[-1:])
+        value = value or (self.trivial(block) and self._returns_value(block))
         if top and not value and not self._returns_constant(block):
             return block
         start = block
@@ -157,6 +159,11 @@ class Structure:
             stack.freeze()
             return block
         raise Unstructured("code outside a protected range inside a branch of it")
+
+    def _returns_value(self, block: Block) -> bool:
+        """Returns what already lies on the stack."""
+        names = [op.name for op in block.ops]
+        return names[-1:] == ["Return"] and names[-2:-1] != ["Const"]
 
     def _returns_constant(self, block: Block) -> bool:
         return [op.name for op in block.ops] == ["Const", "Return"] and block.ops[0].arg is not None
