@@ -23,7 +23,7 @@ class Visit:
 
 
 def visit(url: str, folder: Path, *, width: int = 1200) -> Visit:
-    """Load `url` with a new profile under `folder` and return what came of it."""
+    """Load `url` with a new profile under `folder` and return what had come of it when it was loaded."""
     log = folder / "net.json"
     command = [
         str(CHROMIUM),
@@ -41,7 +41,6 @@ def visit(url: str, folder: Path, *, width: int = 1200) -> Visit:
         f"--user-data-dir={folder / 'profile'}",
         f"--log-net-log={log}",
         f"--window-size={width},900",
-        "--virtual-time-budget=8000",
         "--dump-dom",
         url,
     ]

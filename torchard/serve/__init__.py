@@ -1,0 +1,1 @@
+"""A run's exported model behind HTTP on this computer: one endpoint, one page, firm limits."""
