@@ -47,11 +47,14 @@ class Job:
         return content_key({**known, "after": _lasting(after)})
 
     def share(self, name: Stage) -> float:
-        """Return the seconds that stage ``name`` may take: its share of what the stages before left."""
+        """Return the seconds that stage ``name`` may take: its share of what the stages before left.
+
+        A stage whose time is gone still gets a tenth of its share, so that a run always ends with a model.
+        """
         stages = list(SHARES)
         left = self.settings.seconds - sum(self.spent(stage) for stage in stages[: stages.index(name)])
         rest = sum(SHARES[stage] for stage in stages[stages.index(name) :])
-        return max(left, 0.0) * SHARES[name] / rest
+        return SHARES[name] * max(left / rest, 0.1 * self.settings.seconds)
 
     def spent(self, name: Stage) -> float:
         """Return the seconds that a finished stage took; 0 for one that has not run."""

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,10 +80,9 @@ def cut(model: nn.Module, job: Job, spec: InputSpec) -> tuple[depgraph.PruneRepo
     try:
         plan, reached = _planned(graph, target), True
     except depgraph.UnreachableTargetError as error:
-        plan, reached = error.nearest, False
+        plan, reached = cast(depgraph.Plan, error.nearest), False
     model.zero_grad(set_to_none=True)
-    report = depgraph.apply(model, plan)
-    return report, reached
+    return depgraph.apply(model, plan), reached
 
 
 def accumulate_gradients(model: nn.Module, job: Job, spec: InputSpec) -> None:

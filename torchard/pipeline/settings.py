@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from torchard.core.budget import Limit, parse_latency, parse_macs, parse_params
+from torchard.core.budget import Limit, parse_macs
 from torchard.core.data.task import METRICS, Metric
 from torchard.core.errors import UsageError
 
@@ -19,8 +19,7 @@ class Settings:
     multiply-accumulates. ``models`` is a glob over the names in the hub.
 
     Raises:
-        UsageError: if the time is too short to do anything, the metric unknown, or a relative latency is
-            combined with nothing to compare it to.
+        UsageError: if the time is too short to do anything, the metric unknown, or the seed negative.
     """
 
     data: str
@@ -59,15 +58,3 @@ class Settings:
             "seed": self.seed,
             "strict": self.strict,
         }
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Settings":
-        """Return the settings that :meth:`to_json` wrote.
-
-        Raises:
-            UsageError: if a value is none that a user could have given.
-        """
-        parse = {"macs": parse_macs, "latency": parse_latency, "params": parse_params}
-        limits = {name: parse[name](text) for name, text in values["targets"].items()}
-        plain = {name: value for name, value in values.items() if name != "targets"}
-        return cls(**plain, **limits)

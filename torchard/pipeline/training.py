@@ -1,7 +1,7 @@
 """The training that tuning and recovery share: what a second buys is measured first, then spent to plan."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,13 +53,11 @@ class Distil(Callback):
 class Frozen(Callback):
     """Keep layers in eval mode of which nothing is trained, so that their running statistics stay."""
 
-    def on_batch(self, run: TrainingRun, batch: Batch) -> Batch:
-        # Before every batch: an evaluation in between sets the whole model back to training mode.
+    def on_fit_start(self, run: TrainingRun) -> None:
         for module in run.model.modules():
-            own = module._parameters.values()
-            if module.training and own and not any(p.requires_grad for p in own if p is not None):
-                module.training = False
-        return batch
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
 
 
 def distillation_loss(
@@ -127,9 +125,8 @@ def train(
         evaluate=validate if evaluate else None,
         folder=stage,
         seed=seed,
-        precision=plan.precision,
     )
-    result = trainer.fit()
+    result = trainer.fit(precision=plan.precision)
     model.load_state_dict(average.tensors)
     return result
 
@@ -163,11 +160,16 @@ def optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> to
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate)
 
 
-def criterion(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the cross-entropy that fits the metric: classes weigh the same unless plain accuracy counts."""
-    balanced = task.metric in ("balanced_accuracy", "macro_f1")
-    weights = class_weights(task.train.targets, len(task.classes)) if balanced else None
-    return nn.CrossEntropyLoss(weight=weights)
+def criterion(task: Task) -> nn.CrossEntropyLoss:
+    """Return the cross-entropy in which classes weigh as :func:`balance` says."""
+    return nn.CrossEntropyLoss(weight=balance(task))
+
+
+def balance(task: Task) -> Float[Tensor, " c"] | None:
+    """Return class weights that fit the metric: all classes count the same unless plain accuracy decides."""
+    if task.metric not in ("balanced_accuracy", "macro_f1"):
+        return None
+    return class_weights(task.train.targets, len(task.classes))
 
 
 @torch.inference_mode()

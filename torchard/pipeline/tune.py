@@ -6,16 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from torchard import hub
-from torchard.core.budget import count_params
 from torchard.core.checkpoint import load_into, load_tensors, save_tensors
 from torchard.core.data import InputSpec, Task
 from torchard.core.features import extract
 from torchard.core.run import Stage
-from torchard.core.surgery import classifier_name
 from torchard.pipeline.job import Job, stopwatch
 from torchard.pipeline.planning import (
     Plan,
@@ -25,9 +22,9 @@ from torchard.pipeline.planning import (
     measure_pace,
     plan_training,
 )
-from torchard.pipeline.training import eval_loader, evaluate_split, optimizer, scalars, train
+from torchard.pipeline.training import balance, eval_loader, evaluate_split, optimizer, scalars, train
 from torchard.tune import interface, ssf
-from torchard.tune.linear_probe import fit_linear_probe
+from torchard.tune.linear_probe import fit_linear_probe, set_classifier_
 
 TENSORS = "tuned.safetensors"
 TRIAL = 0.10  # of the stage's time, for each way that is tried
@@ -77,8 +74,22 @@ def ways() -> tuple[Way, ...]:
     """Return the ways that are tried; the linear probe, which needs no training loop, stands apart."""
     return (
         Way("SSF", ssf.attach, _merge, learning_rate=5e-3),
+        Way("upper layers", freeze_lower, _thawed, learning_rate=1e-3),
         Way("full fine-tuning", lambda model: model, lambda model: model, learning_rate=1e-3),
     )
+
+
+def freeze_lower(model: nn.Module) -> None:
+    """Freeze all layers up to an eighth of the input's resolution; without such stages, the lower half.
+
+    They see edges and textures, which tasks share, and cost most of the time.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    stages = [stage["module"] for stage in getattr(model, "feature_info", ()) if stage["reduction"] <= 8]
+    inside = [index for index, name in enumerate(names) if stages and name.startswith(f"{stages[-1]}.")]
+    last = inside[-1] if inside else len(names) // 2
+    for index, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(index > last)
 
 
 def choose(validations: Mapping[str, Mapping[str, Any]], task: Task) -> str:
@@ -165,17 +176,21 @@ def _probed(job: Job, name: str, spec: InputSpec) -> tuple[nn.Module, dict[str, 
             part: extract(model, eval_loader(split, spec))
             for part, split in (("train", task.train), ("validation", task.validation))
         }
-        targets = task.train.targets if task.train.soft_targets is None else task.train.soft_targets
-        probe = fit_linear_probe(features["train"], targets, features["validation"], task.validation.targets)
-        classifier = model.get_submodule(classifier_name(model))
-        with torch.no_grad():
-            classifier.weight.copy_(probe.weight)
-            classifier.bias.copy_(probe.bias)
+        soft = task.train.soft_targets
+        probe = fit_linear_probe(
+            features["train"],
+            task.train.targets if soft is None else soft,
+            features["validation"],
+            task.validation.targets,
+            num_classes=len(task.classes),
+            class_weights=balance(task),
+        )
+        set_classifier_(model, probe)
         validation = scalars(evaluate_split(model, task, task.validation, spec))
         return model, {
             "validation": validation,
             "seconds": elapsed(),
-            "trained_params": count_params(classifier),
+            "trained_params": probe.weight.numel() + probe.bias.numel(),
         }
 
 
@@ -228,6 +243,10 @@ def _trained(
 
 def _copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).requires_grad_(True)
+
+
+def _thawed(model: nn.Module) -> None:
+    model.requires_grad_(True)
 
 
 def _merge(model: nn.Module) -> None:
