@@ -1,10 +1,480 @@
-"""The fallback."""
+"""The fallback that always works: a loop over basic blocks, inside real ``try`` and ``with`` statements.
+
+``_pc`` holds the number of the block to run next, ``_s0``, ``_s1``, … what lies on the stack between blocks. The blocks
+of a protected range run in a loop of their own inside a ``try``, those of its handler inside the ``except``, so that
+a bare ``raise``, ``sys.exc_info()`` and ``__context__`` keep their meaning.
+"""
 
 import ast
 from typing import Any
 
-from torchard.compiler.decompile.slots import Unstructured
+from torchard.compiler.decompile import expressions
+from torchard.compiler.decompile.conditions import negate
+from torchard.compiler.decompile.flow import clean
+from torchard.compiler.decompile.ops import ENDS, Op
+from torchard.compiler.decompile.protect import Protection
+from torchard.compiler.decompile.reader import read
+from torchard.compiler.decompile.slots import Slot, Unstructured
+from torchard.compiler.decompile.stack import Stack, name
+
+_BUSY = 12  # blocks in one chain of ifs before it is halved
+_VALUES = "ve"
+Frame = tuple
 
 
 def statements(scope: Any) -> "list[ast.stmt]":
-    raise Unstructured("not there yet")
+    """Return the body of the scope's code as a dispatch loop.
+
+    Raises:
+        Unstructured: for class bodies, and where an operation has no form (structural pattern matching, ``except*``).
+    """
+    if scope.is_class:
+        raise Unstructured("a class body has no dispatch form")
+    flow = clean(read(scope.code))
+    return _Dispatch(scope, flow.ops, flow.stacks).body()
+
+
+class _Dispatch:
+    def __init__(self, scope: Any, ops: "list[Op]", stacks: "list[Any]") -> None:
+        self.scope = scope
+        self.ops = ops
+        self.stacks = stacks
+        self.protection = Protection(ops, stacks, copies=False)
+        self.counter = scope.settings.counter_of(scope)
+        self.imports: "set[str]" = set()
+        self.starts = self._cut()
+        self.number = {start: number for number, start in enumerate(self.starts)}
+        self.place = {start: self._frames(start) for start in self.starts}
+        self.reachable = set(self.starts)
+
+    def body(self) -> "list[ast.stmt]":
+        loop = self._region((), self.starts)
+        head: "list[ast.stmt]" = [_assign(self.counter, ast.Constant(self.number[0]))]
+        if self.imports:
+            names = [ast.alias(word, self._builtin(word)) for word in sorted(self.imports)]
+            head.insert(0, ast.ImportFrom("builtins", names, 0))
+        return [*head, loop]
+
+    # -- blocks
+
+    def _cut(self) -> "list[int]":
+        starts = {0}
+        before: Any = None
+        for index, op in enumerate(self.ops):
+            frames = self._guard(index)
+            if frames != before:
+                starts.add(index)
+                before = frames
+            if op.target is not None:
+                starts.add(op.target)
+            if op.target is not None or op.name in ENDS or op.name in ("EnterWith", "PopExc", "ExitWith"):
+                starts.add(index + 1)
+            if op.handler is not None:
+                starts.add(op.handler.target)
+        starts.update(self.protection.leaders)
+        return sorted(start for start in starts if start < len(self.ops) and not self._is_cleanup_code(start))
+
+    def _is_cleanup_code(self, start: int) -> bool:
+        """The operations of compiler clean-up and of context handlers: Python's own statements do that here."""
+        stack = self.stacks[start]
+        if self.protection.kinds.get(start) in ("cleanup", "with"):
+            return True
+        return "l" in stack
+
+    def _guard(self, index: int) -> Any:
+        op = self.ops[index]
+        return None if op.handler is None else (op.handler.target, op.handler.depth)
+
+    def _frames(self, start: int) -> "tuple[Frame, ...]":
+        """The statements that a block stands in, outermost first: ("try", handler), ("with", …), ("catch", handler)."""
+        stack = self.stacks[start]
+        frames: "list[tuple[int, int, Frame]]" = []
+        handler = self.ops[start].handler
+        seen = 0
+        while handler is not None and seen < 50:
+            seen += 1
+            kind = self.protection.kinds[handler.target]
+            if kind == "cleanup":
+                if self._restores(handler.target):
+                    frames.append((handler.depth, 0, ("restore", handler.target)))
+            else:
+                where = handler.depth - (kind == "with")
+                frames.append((where, 0, ("with" if kind == "with" else "try", handler.target)))
+            handler = self.ops[handler.target].handler
+        catches = self._catches(start)
+        for position, kind in enumerate(stack):
+            if kind == "p":
+                frames.append((position, 1, ("catch", catches[position])))
+        if self.ops[start].name == "PushExc":
+            frames.append((len(stack) - 1, 1, ("catch", start)))
+        frames.reverse()  # outermost first where two lie at the same height
+        frames.sort(key=lambda frame: frame[:2])
+        return tuple(frame[2] for frame in frames)
+
+    def _restores(self, target: int) -> bool:
+        return any(self.ops[index].name == "Store" for index in range(target, min(target + 12, len(self.ops)))
+                   if self._before_reraise(target, index))  # fmt: skip
+
+    def _before_reraise(self, start: int, index: int) -> bool:
+        return all(op.name not in ENDS for op in self.ops[start:index])
+
+    def _catches(self, start: int) -> "dict[int, int]":
+        """Which handler pushed each exception on the stack: by a walk from the handlers."""
+        if not hasattr(self, "_caught"):
+            self._caught: "dict[int, dict[int, int]]" = {}
+            for target, kind in self.protection.kinds.items():
+                if kind in ("except", "finally", "group"):
+                    self._mark(target)
+        return self._caught.get(start, {})
+
+    def _mark(self, target: int) -> None:
+        position = len(self.stacks[target]) - 1
+        todo = [target + 1]
+        seen: "set[int]" = set()
+        while todo:
+            index = todo.pop()
+            if index in seen or index >= len(self.ops):
+                continue
+            stack = self.stacks[index]
+            if len(stack) <= position or stack[position] != "p":
+                if not (len(stack) > position + 0 and stack[position] == "p"):
+                    moved = [p for p, kind in enumerate(stack) if kind == "p"]
+                    if stack.count("p") <= self.stacks[target].count("p") or not moved:
+                        continue
+            seen.add(index)
+            places = [p for p, kind in enumerate(stack) if kind == "p"]
+            own = self.stacks[target].count("p")
+            self._caught.setdefault(index, {})[places[own]] = target
+            op = self.ops[index]
+            if op.target is not None:
+                todo.append(op.target)
+            if op.handler is not None:
+                todo.append(op.handler.target)
+            if op.name == "EnterWith":
+                todo.append(self.protection.suppressed(self.protection.with_handler(index)))
+            if op.name not in ENDS:
+                todo.append(index + 1)
+
+    # -- regions
+
+    def _region(self, frames: "tuple[Frame, ...]", starts: "list[int]") -> ast.stmt:
+        """A loop over the blocks whose place begins with ``frames``."""
+        depth = len(frames)
+        own = [start for start in starts if len(self.place[start]) == depth]
+        inner: "dict[Frame, list[int]]" = {}
+        for start in starts:
+            if len(self.place[start]) > depth:
+                inner.setdefault(self.place[start][depth], []).append(start)
+        parts: "list[tuple[int, ast.stmt]]" = []
+        for start in own:
+            parts.append((self.number[start], self._if([start], _closed(self._block(start)))))
+        for frame, blocks in inner.items():
+            if frame[0] == "catch":
+                if ("try", frame[1]) not in inner:
+                    raise Unstructured("a handler without its range")
+                continue
+            caught = inner.get(("catch", frame[1]), [])
+            statement = self._statement(frames, frame, blocks, caught)
+            parts.append((min(self.number[start] for start in blocks), self._if(blocks, [*statement, ast.Continue()])))
+        chain = [part for _, part in sorted(parts, key=lambda part: part[0])]
+        return ast.While(ast.Constant(True), [*chain, ast.Break()] if depth else chain or [ast.Pass()], [])
+
+    def _if(self, starts: "list[int]", body: "list[ast.stmt]") -> ast.stmt:
+        numbers = sorted(self.number[start] for start in starts)
+        counter = name(self.counter)
+        if len(numbers) == 1:
+            test = ast.Compare(counter, [ast.Eq()], [ast.Constant(numbers[0])])
+        else:
+            test = ast.Compare(counter, [ast.In()], [ast.Tuple([ast.Constant(n) for n in numbers], ast.Load())])
+        return ast.If(test, body, [])
+
+    def _statement(self, frames: "tuple[Frame, ...]", frame: Frame, blocks: "list[int]", caught: "list[int]") -> Any:
+        inside = self._region((*frames, frame), blocks)
+        kind, handler = frame
+        if kind == "with":
+            return self._with(handler, blocks, inside)
+        if kind == "restore":
+            clause = ast.ExceptHandler(name("BaseException"), None, [*self._restore(handler), ast.Raise(None, None)])
+            self.imports.add("BaseException")
+            clause.type = name(self._builtin("BaseException"))
+            return [ast.Try([inside], [clause], [], [])]
+        self.imports.add("BaseException")
+        caught_as = self._slot(len(self.stacks[handler]))
+        temporary = self._name("x")
+        body: "list[ast.stmt]" = [
+            _assign(caught_as, name(temporary)),
+            _assign(self.counter, ast.Constant(self.number[handler])),
+            self._region((*frames, ("catch", handler)), caught),
+        ]
+        clause = ast.ExceptHandler(name(self._builtin("BaseException")), temporary, body)
+        return [ast.Try([inside], [clause], [], [])]
+
+    def _restore(self, target: int) -> "list[ast.stmt]":
+        """``e = None; del e`` of a clause left by an exception."""
+        stack = Stack(self.scope, [])
+        result: "list[ast.stmt]" = []
+        for index in range(target, len(self.ops)):
+            op = self.ops[index]
+            if op.name == "Reraise":
+                break
+            if op.name == "Store":
+                result.append(_assign(op.arg[1], ast.Constant(None)))
+                self.scope.note_store(*op.arg)
+            elif op.name == "Delete":
+                result.append(ast.Delete([name(op.arg[1], ast.Del())]))
+            elif op.name != "Const" or op.arg is not None:
+                raise Unstructured(f"clean-up of unknown form: {op.name}")
+        result.extend(stack.out)
+        return result
+
+    def _with(self, handler: int, blocks: "list[int]", inside: ast.stmt) -> "list[ast.stmt]":
+        enter = [index for index, op in enumerate(self.ops) if op.name == "EnterWith" and self._enters(index) == handler]
+        if len(enter) != 1:
+            raise Unstructured("a context entered at several places")
+        position = len(self.stacks[enter[0]])  # the value lies where the exit function and it are pushed
+        flag, manager = self._name(f"w{enter[0]}"), self._name(f"m{enter[0]}")
+        item = ast.withitem(name(manager), name(self._slot(position), ast.Store()))
+        kind = ast.AsyncWith if self.ops[enter[0]].arg else ast.With
+        after = self._at(self.protection.suppressed(handler))
+        return [
+            _assign(flag, ast.Constant(True)),
+            kind([item], [inside, _assign(flag, ast.Constant(False))]),
+            ast.If(name(flag), [_assign(self.counter, ast.Constant(after))], []),
+        ]
+
+    def _enters(self, index: int) -> int:
+        return self.protection.with_handler(index)
+
+    # -- one block
+
+    def _block(self, start: int) -> "list[ast.stmt]":
+        place = self.starts.index(start)
+        end = self.starts[place + 1] if place + 1 < len(self.starts) else len(self.ops)
+        end = next((i + 1 for i in range(start, end) if self.ops[i].name in ENDS), end)
+        stack = Stack(self.scope, self._entry(start))
+        ops = [op for op in self.ops[start:end] if op.name != "ExitWith"]
+        if self.ops[start].name == "PushExc":
+            ops = ops[1:]
+            stack.slots.pop()
+            stack.slots.extend((Slot("mark", data="p"), self._value(len(self.stacks[start]))))
+        last = ops[-1] if ops else None
+        if self.ops[end - 1].name == "ExitWith":
+            _run(self, stack, ops)
+            self._drop_exit(stack)
+            self.leave(stack, end)
+            return stack.out
+        return self._finish(stack, ops, last, end)
+
+    def _drop_exit(self, stack: Stack) -> None:
+        for place in range(len(stack.slots) - 1, -1, -1):
+            if stack.slots[place].kind == "mark" and stack.slots[place].data == "x":
+                del stack.slots[place]
+                return
+
+    def _entry(self, start: int) -> "list[Slot]":
+        slots = []
+        for position, kind in enumerate(self.stacks[start]):
+            slots.append(self._value(position) if kind in _VALUES else Slot("mark", data=kind))
+        return slots
+
+    def _value(self, position: int) -> Slot:
+        title = self._slot(position)
+        self.scope.quiet.add(title)
+        return Slot("pure", name(title), frozenset((title,)))
+
+    def _finish(self, stack: Stack, ops: "list[Op]", last: Any, end: int) -> "list[ast.stmt]":
+        kind = last.name if last is not None else ""
+        special = _ENDINGS.get(kind)
+        if special is not None:
+            _run(self, stack, ops[:-1])
+            stack.line = last.line
+            special(self, stack, last, end)
+        elif kind in ENDS:
+            _run(self, stack, ops)
+        else:
+            _run(self, stack, ops)
+            self.leave(stack, end)
+        return stack.out
+
+    def _at(self, index: int) -> int:
+        if index not in self.number:
+            raise Unstructured("control goes on inside a block")
+        return self.number[index]
+
+    def leave(self, stack: Stack, end: int) -> None:
+        """Go to the block at ``end`` with the stack as it is."""
+        self.settle(stack, 0)
+        stack.append(_assign(self.counter, ast.Constant(self._at(end))))
+
+    def settle(self, stack: Stack, keep: int) -> "list[ast.expr]":
+        """Put every value of the stack into its slot variable, at once; return the top ``keep`` values, not put."""
+        stack.close_targets()
+        slots = stack.slots
+        for place, slot in enumerate(slots):
+            if slot.kind == "iter":
+                word = "aiter" if slot.data == "GetAiter" else "iter"
+                call = ast.Call(name(self.builtin(word)), [slot.expr], [])
+                slots[place] = Slot("ordered", call, slot.reads, None, slot.uid, slot.seq)
+        if any(slot.kind == "mark" and slot.data == "__build_class__" for slot in slots):
+            raise Unstructured("a class statement with branches in its bases")
+        places = [place for place, slot in enumerate(slots) if slot.kind != "mark"]
+        marks = [(place, slot) for place, slot in enumerate(slots) if slot.kind == "mark"]
+        slots[:] = [slots[place] for place in places]
+        exprs = [slot.expr for slot in stack.take(len(slots))]
+        kept = exprs[len(exprs) - keep :] if keep else []
+        targets, values = [], []
+        for place, expr in zip(places, exprs[: len(exprs) - keep]):
+            title = self._slot(place)
+            if not (isinstance(expr, ast.Name) and expr.id == title):
+                targets.append(name(title, ast.Store()))
+                values.append(expr)
+        if kept and targets:
+            for position in range(keep):
+                temporary = self._name(f"b{position}")
+                targets.append(name(temporary, ast.Store()))
+                values.append(kept[position])
+                kept[position] = name(temporary)
+        self._assign_all(stack, targets, values)
+        del marks
+        return kept
+
+    def _assign_all(self, stack: Stack, targets: "list[Any]", values: "list[ast.expr]") -> None:
+        if len(targets) == 1:
+            stack.append(ast.Assign([targets[0]], values[0]))
+        elif targets:
+            stack.append(ast.Assign([ast.Tuple(targets, ast.Store())], ast.Tuple(values, ast.Load())))
+
+    def position(self, op: Op) -> int:
+        """Where on the stack the exception before the one being handled lies."""
+        stack = self.stacks[self.ops.index(op)]
+        return max(place for place, kind in enumerate(stack) if kind == "p")
+
+    # -- names
+
+    def _slot(self, position: int) -> str:
+        return self._name(f"s{position}")
+
+    def _name(self, tail: str) -> str:
+        return self.scope.settings.special(tail)  # type: ignore[no-any-return]
+
+    def builtin(self, word: str) -> str:
+        self.imports.add(word)
+        return self._builtin(word)
+
+    def _builtin(self, word: str) -> str:
+        return self._name(word)
+
+
+def _run(d: _Dispatch, stack: Stack, ops: "list[Op]") -> None:
+    """Run operations; those that expressions cannot say are written as statements."""
+    plain: "list[Op]" = []
+    for op in ops:
+        special = _SPECIAL.get(op.name)
+        if special is None:
+            plain.append(op)
+            continue
+        expressions.run(stack, plain)
+        plain = []
+        stack.line = op.line
+        special(d, stack, op)
+    expressions.run(stack, plain)
+
+
+def _match(d: _Dispatch, stack: Stack, op: Op) -> None:
+    """``try: raise`` asks the interpreter itself whether the exception matches."""
+    (kind,) = stack.take(1)
+    stack.flush()
+    answer = d.scope.temporary()
+    held = d.scope.temporary()
+    d.imports.add("BaseException")
+    stack.append(_assign(held, kind.expr))
+    yes = ast.ExceptHandler(name(held), None, [_assign(answer, ast.Constant(True))])
+    no = ast.ExceptHandler(name(d.builtin("BaseException")), None, [_assign(answer, ast.Constant(False))])
+    stack.append(ast.Try([ast.Raise(None, None)], [yes, no], [], []))
+    stack.push("pure", name(answer), frozenset((answer,)))
+
+
+def _pop_exception(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
+    if not stack.slots or stack.slots[-1].kind != "mark":
+        raise Unstructured("an exception is put away out of turn")
+    stack.slots.pop()
+    d.leave(stack, end)
+    if op.arg is None:  # what held the exception must not keep it alive
+        stack.out.insert(len(stack.out) - 1, _assign(d._slot(d.position(op) + 1), ast.Constant(None)))
+
+
+def _reraise(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
+    stack.flush()
+    stack.append(ast.Raise(None, None))
+
+
+def _branch(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
+    (test,) = d.settle(stack, 1)
+    if op.arg in ("none", "not none"):
+        test = ast.Compare(test, [ast.Is()], [ast.Constant(None)])
+    positive = op.arg in ("true", "none")
+    yes, no = (op.target, end) if positive else (end, op.target)
+    stack.append(_goto(d, test, yes, no))
+
+
+def _branch_keep(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
+    position = len(stack.slots) - 1
+    d.settle(stack, 0)
+    test: ast.expr = name(d._slot(position))
+    yes, no = (op.target, end) if op.arg == "true" else (end, op.target)
+    stack.append(_goto(d, test, yes, no))
+
+
+def _goto(d: _Dispatch, test: ast.expr, yes: int, no: int) -> ast.stmt:
+    then: "list[ast.stmt]" = [_assign(d.counter, ast.Constant(d._at(yes)))]
+    other: "list[ast.stmt]" = [_assign(d.counter, ast.Constant(d._at(no)))]
+    if yes > no and isinstance(test, ast.UnaryOp):
+        return ast.If(negate(test), other, then)
+    return ast.If(test, then, other)
+
+
+def _for_iter(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
+    d.settle(stack, 0)
+    position = len(stack.slots)
+    iterator = name(d._slot(position - 1 if position else 0))
+    places = len(d.stacks[end]) - 1
+    iterator = name(d._slot(places - 1))
+    asynchronous = op.name == "AsyncForIter"
+    call: ast.expr = ast.Call(name(d.builtin("anext" if asynchronous else "next")), [iterator], [])
+    if asynchronous:
+        call = ast.Await(call)
+    stop = d.builtin("StopAsyncIteration" if asynchronous else "StopIteration")
+    step = _assign(d._slot(places), call)
+    done = ast.ExceptHandler(name(stop), None, [_assign(d.counter, ast.Constant(d._at(op.target)))])
+    stack.append(ast.Try([step], [done], [_assign(d.counter, ast.Constant(d._at(end)))], []))
+
+
+def _enter(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
+    index = d.ops.index(op)
+    (manager,) = d.settle(stack, 1)
+    stack.append(_assign(d._name(f"m{index}"), manager))
+    stack.append(_assign(d.counter, ast.Constant(d._at(end))))
+
+
+def _await_entered(d: _Dispatch, stack: Stack, op: Op) -> None:
+    """The value of ``async with`` is awaited by the statement itself."""
+    expressions.await_value(stack, op)
+
+
+def _jump(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
+    d.leave(stack, op.target)
+
+
+def _closed(body: "list[ast.stmt]") -> "list[ast.stmt]":
+    return body if body and isinstance(body[-1], (ast.Return, ast.Raise)) else [*body, ast.Continue()]
+
+
+def _assign(title: str, value: ast.expr) -> ast.stmt:
+    return ast.Assign([name(title, ast.Store())], value)
+
+
+_SPECIAL: "dict[str, Any]" = {"Match": _match}
+_ENDINGS: "dict[str, Any]" = {
+    "Branch": _branch, "BranchKeep": _branch_keep, "ForIter": _for_iter, "AsyncForIter": _for_iter,
+    "PopExc": _pop_exception, "Reraise": _reraise, "EnterWith": _enter, "Jump": _jump,
+}  # fmt: skip

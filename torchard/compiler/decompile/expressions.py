@@ -384,7 +384,9 @@ def pop(stack: Stack, op: Op) -> None:
         stack.scope.pop_import(stack, slot)
     elif kind == "target" and slot.data.parent is None and getattr(slot.data, "optional", False):
         stack.slots.pop()
-    elif kind in ("mark", "mid", "dup", "const", "cleared") or (kind == "pure" and slot.reads <= stack.scope.frozen):
+    elif kind in ("mark", "mid", "dup", "const", "cleared") or (
+        kind == "pure" and slot.reads <= stack.scope.frozen | stack.scope.quiet
+    ):
         stack.slots.pop()
     elif kind == "pending":
         value = _pop_in_order(stack)
@@ -431,7 +433,7 @@ def raise_statement(stack: Stack, op: Op) -> None:
 def return_statement(stack: Stack, op: Op) -> None:
     (value,) = stack.take(1)
     stack.slots[:] = [slot for slot in stack.slots if slot.kind not in ("pure", "const")]
-    stack.emit(ast.Return(value.expr))
+    stack.emit(ast.Return(None if stack.scope.code.co_flags & 0x200 else value.expr))
 
 
 def common(stack: Stack, op: Op) -> None:

@@ -38,6 +38,8 @@ def clean(ops: "list[Op]") -> Flow:
         if op.handler is not None:
             op.handler = _without_nulls(op.handler, stack, handlers)
     kept = [_visible(stacks[index] or ()) for index in range(len(ops)) if index not in dead]
+    kept = [stack[:-3] if op.name == "ExitWith" else stack
+            for op, stack in zip((op for index, op in enumerate(ops) if index not in dead), kept)]  # fmt: skip
     return Flow(drop(ops, dead), kept)
 
 
@@ -135,6 +137,8 @@ def _rewrite(ops: "list[Op]", index: int, stack: "tuple[str, ...]", dead: "set[i
         op.name = "Attr"
     elif name == "SuperMethod":
         op.name = "SuperAttr"
+    elif name == "EnterWith" and op.arg and ops[index + 1].name == "Await":
+        dead.add(index + 1)
     elif name == "Call":
         _rewrite_call(ops, index, stack, dead)
 

@@ -15,7 +15,7 @@ class Protection:
     ``kinds`` maps a handler's first operation to "with", "except", "group" or "finally".
     """
 
-    def __init__(self, ops: "list[Op]", stacks: "list[Any]") -> None:
+    def __init__(self, ops: "list[Op]", stacks: "list[Any]", *, copies: bool = True) -> None:
         self.ops = ops
         self.stacks = stacks
         self.kinds: "dict[int, str]" = {}
@@ -28,8 +28,9 @@ class Protection:
         targets = {op.handler.target for op in ops if op.handler is not None}
         for target in sorted(targets):
             self._classify(target)
-        self._skip_names()
-        self._skip_exits()
+        if copies:
+            self._skip_names()
+            self._skip_exits()
 
     def chain(self, op: Op) -> "tuple[int, ...]":
         """The handlers that protect ``op``, innermost first, without compiler clean-up."""

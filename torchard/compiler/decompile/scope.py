@@ -20,6 +20,7 @@ class Scope:
         self.parent = parent
         self.settings: Any = settings if settings is not None else parent.settings  # type: ignore[union-attr]
         self.frozen: "set[str]" = set()
+        self.quiet: "set[str]" = set()  # stack slots of a dispatch loop: dropping their value says nothing
         self.globals: "set[str]" = set()
         self.stored: "set[str]" = set()
         self.annotated = False
@@ -188,6 +189,18 @@ class Settings:
             one = todo.pop()
             self.used.update(one.co_names, one.co_varnames, one.co_cellvars, one.co_freevars)
             todo.extend(const for const in one.co_consts if isinstance(const, CodeType))
+
+    def counter_of(self, scope: Any) -> str:
+        """The name of a dispatch loop's block number."""
+        self.counter = self.special("pc")
+        return self.counter
+
+    def special(self, tail: str) -> str:
+        """Return ``_tail``, with more underscores where the code uses that name itself."""
+        candidate = "_" + tail
+        while candidate in self.used:
+            candidate = "_" + candidate
+        return candidate
 
     def dispatch_nested(self, code: CodeType) -> bool:
         """Nested functions stay structured where they can."""
