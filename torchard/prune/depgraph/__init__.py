@@ -10,6 +10,7 @@ from torchard.prune.depgraph.replay import Verification, verify
 from torchard.prune.depgraph.report import PruneReport
 from torchard.prune.depgraph.rules.registry import rule
 from torchard.prune.depgraph.selection import UnprunableError, plan
+from torchard.prune.depgraph.sparsity import GroupSparsity, group_sparsity_
 from torchard.prune.depgraph.store import Origin, load_pruned, save_pruned
 from torchard.prune.depgraph.target import Target, UnreachableTargetError
 from torchard.prune.depgraph.tracer import trace
@@ -24,6 +25,7 @@ __all__ = [
     "METHOD",
     "DimGraph",
     "Group",
+    "GroupSparsity",
     "IterativePruner",
     "MaskHandle",
     "Member",
@@ -36,6 +38,7 @@ __all__ = [
     "Verification",
     "activation",
     "apply",
+    "group_sparsity_",
     "hessian",
     "load_pruned",
     "mask",

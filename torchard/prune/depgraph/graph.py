@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from torchard.prune.depgraph.algebra import Axis, Node, leaves, parts_of, reasons, resolve, units, width
+from torchard.prune.depgraph.algebra import Axis, Node, Prod, leaves, parts_of, reasons, resolve, units, width
 from torchard.prune.depgraph.ledger import Call, Dims, Ledger
 from torchard.prune.depgraph.sizes import Notebook, axes_of
 from torchard.prune.depgraph.solver import System
@@ -170,10 +170,11 @@ class DimGraph:
         return owners
 
     def _blocked(self, heads: Heads) -> set[Axis]:
+        chosen: set[Axis] = set()
         blocked: set[Axis] = set()
         for dims in self.dims.values():
             for node in dims:
-                blocked |= _blocked_in(resolve(node), heads)
+                _choose(resolve(node), heads, chosen, blocked)
         return blocked
 
     def _ignored(self, ignore: Iterable[str | nn.Module]) -> set[str]:
@@ -272,18 +273,24 @@ def owner_of(model: nn.Module, name: str) -> nn.Module:
     return model.get_submodule(path)
 
 
-def _blocked_in(node: Node, heads: Heads) -> set[Axis]:
-    """Axes that ``heads`` forbids in one resolved dimension."""
-    if not (parts := parts_of(node)):
-        return set()
-    blocked = set().union(*(_blocked_in(part, heads) for part in parts))
-    if type(node).__name__ != "Prod" or heads == "both":
-        return blocked
-    free = [found for part in parts if (found := set(leaves(part)))]
-    if len(free) > 1:
-        slow, last = set().union(*free[:-1]), free[-1]
-        blocked |= {"dims": slow, "heads": last - slow, "none": slow | last}[heads]
-    return blocked
+def _choose(node: Node, heads: Heads, chosen: set[Axis], blocked: set[Axis]) -> None:
+    """Sort the free axes of each product in a dimension into those that may go and those that may not.
+
+    What an earlier dimension chose stands: after a shuffle the same two axes come in the other order.
+    """
+    for part in parts_of(node):
+        _choose(part, heads, chosen, blocked)
+    if not isinstance(node, Prod) or heads == "both":
+        return
+    free = [found for part in parts_of(node) if (found := dict.fromkeys(leaves(part)))]
+    axes = {leaf for found in free for leaf in found}
+    if len(free) < 2 or len(axes) < 2:
+        return
+    slow, last = {leaf for found in free[:-1] for leaf in found}, set(free[-1])
+    wanted = {"dims": last, "heads": slow - last, "none": set()}[heads]
+    keep = axes & chosen if heads == "dims" and axes & chosen else wanted
+    chosen |= keep
+    blocked |= axes - keep - chosen
 
 
 def _copies(node: Node, leaf: Axis) -> int:
@@ -292,7 +299,7 @@ def _copies(node: Node, leaf: Axis) -> int:
         return 1
     holding = [part for part in parts_of(node) if leaf in set(leaves(part))]
     inner = max(_copies(part, leaf) for part in holding) if holding else 1
-    if type(node).__name__ == "Prod":
+    if isinstance(node, Prod):
         for part in parts_of(node):
             if part not in holding and isinstance(part, Axis):
                 inner *= part.size

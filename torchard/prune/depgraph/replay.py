@@ -7,6 +7,7 @@ from sizes take the value they have in the cut model.
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from torchard.prune.depgraph.graph import DimGraph
 from torchard.prune.depgraph.ledger import Call, Dims
 from torchard.prune.depgraph.rules.registry import bind_arguments
 from torchard.prune.depgraph.sizes import Scaling, evaluate
-from torchard.prune.depgraph.tracer import Examples, call, flat_outputs, quiet_kernels, trace
+from torchard.prune.depgraph.tracer import UNCOUNTED, Examples, call, flat_outputs, quiet_kernels, trace
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,10 @@ class Replay(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        index, self.index = self.index, self.index + 1
         name = func._schema.name.replace("::", ".")
+        if name in UNCOUNTED:
+            return func(*args, **(kwargs or {}))
+        index, self.index = self.index, self.index + 1
         if index >= len(self.operations) or self.operations[index] != name:
             raise ValueError(
                 f"two runs of the model differ at operation {index} ({name}); it cannot be verified"
@@ -246,5 +249,6 @@ def _difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
         if left.shape != right.shape:
             return float("inf")
         scale = float(right.abs().max().clamp(min=1e-30))
-        worst = max(worst, float((left - right).abs().max()) / scale)
+        difference = float((left - right).abs().max()) / scale
+        worst = max(worst, difference) if math.isfinite(difference) else float("inf")
     return worst

@@ -202,6 +202,10 @@ def flat_outputs(outputs: Any) -> list[Any]:
     return found
 
 
+# Whether these appear depends on who else holds a tensor; they are not counted when two runs are compared.
+UNCOUNTED = {"aten.detach", "aten.alias", "aten.lift_fresh"}
+
+
 class _Recorder(TorchDispatchMode):
     """Apply the rule of each ATen operation to the ledger."""
 
@@ -227,7 +231,8 @@ def record(func: Any, arguments: dict[str, Any], out: Any, ledger: Ledger) -> No
     known = [dims for dims in as_results(outcome, out) if dims is not None]
     for tensor, dims in zip(tensors, known, strict=True):
         ledger.record(tensor, dims)
-    ledger.operations.append(op.name)
+    if op.name not in UNCOUNTED:
+        ledger.operations.append(op.name)
 
 
 def _unknown(op: Op) -> Any:

@@ -25,5 +25,5 @@ def lstm_layer(op: Op) -> Outcome:
     op.same(batch, cell_state[-2])
     op.cost(steps, batch, features, kernels[0][0])
     op.cost(steps, batch, hidden, kernels[1][0])
-    workspace = fixed_dims(op.out[3].shape)
+    workspace = None if op.out[3] is None else fixed_dims(op.out[3].shape)
     return [[steps, batch, hidden], hidden_state, cell_state, workspace]

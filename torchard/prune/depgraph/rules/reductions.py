@@ -64,7 +64,8 @@ def weight_norm(op: Op) -> Outcome:
     meeting = scale[at] if len(scale) > 1 else scale[0]
     op.same(dims[at], meeting)
     outcome: Outcome = dims if isinstance(op.out, Tensor) else [dims, list(scale)]
-    op.statistic([node for place, node in enumerate(dims) if place != at], outcome)
+    # Over all of them: a row set to zero would be divided by its norm.
+    op.statistic(dims, outcome)
     return outcome
 
 
