@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import multivariate_normal
 from sklearn.linear_model import BayesianRidge, Ridge
 
+from tests.contracts.cases import MeasureCase
 from torchard.select.logme import LogMEAccumulator, fit_logme, influence, logme
 
 SHAPES = {"tall": (60, 8, 8), "wide": (20, 50, 50), "square": (30, 30, 30), "deficient": (60, 12, 5)}
@@ -37,6 +38,11 @@ def exact_evidence(rows: torch.Tensor, y: torch.Tensor, alpha: float, beta: floa
     """Log density of y under the marginal of the Bayesian linear model, per sample."""
     covariance = np.eye(len(y)) / beta + (rows @ rows.T).numpy() / alpha
     return multivariate_normal.logpdf(y.numpy(), np.zeros(len(y)), covariance) / len(y)
+
+
+def contract_case() -> MeasureCase:
+    rows, targets = task(60, 8)
+    return MeasureCase(logme, rows.float(), targets)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -351,7 +357,7 @@ def test_accumulators_refuse_what_does_not_belong():
 
 def test_much_faster_than_inverting_for_every_class():
     """At least five times a plain loop over classes; measured here at twenty and more."""
-    n, d, classes = 1500, 256, 50
+    n, d, classes = 1500, 256, 24
     rows, targets = task(n, d, classes=classes, noise=3.0)
 
     def plain() -> float:

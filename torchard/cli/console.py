@@ -47,8 +47,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.measure import Measurement
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -84,12 +84,20 @@ def print_table(rows: Sequence[Facts], columns: Sequence["Column"]) -> None:
     out = console()
     cells = [[column.cell(row) for column in columns] for row in rows]
     numeric = [all(_is_number(row.get(column.key)) for row in rows) for column in columns]
+    stacks = [list(stack) for stack in zip(*cells, strict=True)] or [[] for _ in columns]
+    # Reckoned here: rich takes the longest word of "0.41 ± 0.01" for all the room the cell needs.
+    least = [_least_width(*of) for of in zip((c.title for c in columns), stacks, numeric, strict=True)]
+    wide = [max(map(cell_len, [column.title, *stack])) for column, stack in zip(columns, stacks, strict=True)]
+    gaps = 3 * (len(columns) - 1)
+    tight = sum(wide) + gaps > out.width
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for column, right in zip(columns, numeric, strict=True):
-        grid.add_column(Text(column.title), justify="right" if right else "left", no_wrap=right)
+    for column, right, width in zip(columns, numeric, least, strict=True):
+        side: JustifyMethod = "right" if right else "left"
+        most = width if tight and right else None
+        grid.add_column(Text(column.title), justify=side, min_width=width, max_width=most)
     for line in cells:
         grid.add_row(*map(Text, line))
-    if Measurement.get(out, out.options.update(max_width=10_000), grid).minimum <= out.width:
+    if sum(least) + gaps <= out.width:
         out.print(grid)
     else:
         _print_records(out, [column.title for column in columns], cells)
@@ -189,6 +197,12 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     return str(value) if isinstance(value, Path) else value
+
+
+def _least_width(title: str, cells: Sequence[str], whole: bool) -> int:
+    """The room a column needs: its longest word, or its longest cell where cells must not be broken."""
+    words = [word for cell in (title, *(() if whole else cells)) for word in cell.split()]
+    return max(map(cell_len, [*words, *(cells if whole else ())]), default=1)
 
 
 def _is_number(value: Any) -> bool:

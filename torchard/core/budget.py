@@ -190,7 +190,7 @@ class Limit:
             return f"{self.value:g}x"
         return f"{self.value:g}ms" if self.quantity == "latency" else human(self.value).replace(" ", "")
 
-    def amount(self, before: float) -> float:
+    def amount(self, before: float | int) -> float:
         """Return the limit as an amount (MACs, parameters or milliseconds), given the cost ``before``."""
         return self.value * before if self.relative else self.value
 
@@ -238,7 +238,7 @@ def parse_seconds(text: str) -> float:
     return seconds
 
 
-def human(count: float) -> str:
+def human(count: float | int) -> str:
     """Return a count for people: ``"3.4 M"``, ``"391 M"``, ``"1.2 G"``."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(count) >= 0.9995 * size:

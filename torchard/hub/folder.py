@@ -77,7 +77,20 @@ def list_folders(pattern: str = "*") -> list[HubModel]:
     anchor = Path(pattern).anchor
     found = Path(anchor).glob(pattern.removeprefix(anchor))
     folders = sorted(folder for folder in found if is_model_folder(folder))
-    return [_described(folder) for folder in folders]
+    return [describe_folder(folder) for folder in folders]
+
+
+def describe_folder(folder: Path) -> HubModel:
+    """Return what is known of the model in ``folder``; a damaged one is not available, with the reason."""
+    try:
+        saved = read(folder)
+    except (FileRefusedError, UsageError) as error:
+        spec = InputSpec((224, 224))
+        return HubModel(str(folder), "folder", None, spec, "unknown", "unreadable", False, str(error))
+    here = saved.weights.is_file()
+    why_not = "" if here else f"{saved.weights.name} is missing"
+    description = f"{saved.model}, {saved.num_classes} classes"
+    return HubModel(str(folder), "folder", None, saved.input, saved.license, description, here, why_not)
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -157,15 +170,3 @@ def _get(card: Any, key: str, kind: type, file: Path) -> Any:
     if not isinstance(value, kind):
         raise FileRefusedError(f"{quote(file)} is refused: {key!r} must be a {kind.__name__}.")
     return value
-
-
-def _described(folder: Path) -> HubModel:
-    try:
-        saved = read(folder)
-    except (FileRefusedError, UsageError) as error:
-        spec = InputSpec((224, 224))
-        return HubModel(str(folder), "folder", None, spec, "unknown", "unreadable", False, str(error))
-    here = saved.weights.is_file()
-    why_not = "" if here else f"{saved.weights.name} is missing"
-    description = f"{saved.model}, {saved.num_classes} classes"
-    return HubModel(str(folder), "folder", None, saved.input, saved.license, description, here, why_not)

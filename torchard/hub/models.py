@@ -7,32 +7,51 @@ from its PyPI package; any other from timm.
 import difflib
 import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import timm
 from torch import nn
 
 from torchard.core.data.spec import InputSpec
 from torchard.core.errors import UsageError
-from torchard.hub.folder import is_model_folder, list_folders, load_folder, read
+from torchard.hub.folder import describe_folder, is_model_folder, list_folders, load_folder, read
 from torchard.hub.model import HubModel, Source, check_num_classes, spec_of
-from torchard.hub.online import list_timm, load_timm
+from torchard.hub.online import describe_timm, list_timm, load_timm
 from torchard.hub.packaged import PACKAGED, list_packaged, load_packaged
 
-__all__ = ["HubModel", "input_spec", "list_models", "load"]
+__all__ = ["HubModel", "describe", "input_spec", "list_models", "load"]
 
 
-def list_models(pattern: str | None = None, source: Source | None = None) -> list[HubModel]:
+def list_models(pattern: str | None = None, source: str | None = None) -> list[HubModel]:
     """Return the models whose names match the glob ``pattern``, packaged ones first, then timm's.
 
     Models in folders are listed with ``source="folder"``; their pattern is a glob of paths. No connection
     is made and no weights are read: ``available`` says which of them load here and now.
+
+    Raises:
+        UsageError: if there is no such ``source``.
     """
+    if source not in (None, *get_args(Source)):
+        raise UsageError(f"No source is called {source!r}. There are: {', '.join(get_args(Source))}.")
     if source == "folder":
         return list_folders(pattern or "*")
     glob = pattern or "*"
     packaged = [model for model in list_packaged() if fnmatch.fnmatchcase(model.name, glob)]
     return (packaged if source != "timm" else []) + (list_timm(glob) if source != "packaged" else [])
+
+
+def describe(name: str) -> HubModel:
+    """Return what is known of one model without loading it.
+
+    Raises:
+        UsageError: if no source knows the name.
+    """
+    if is_model_folder(Path(name)):
+        return describe_folder(Path(name))
+    if name in PACKAGED:
+        return next(model for model in list_packaged() if model.name == name)
+    _check_timm_name(name)
+    return describe_timm(name)
 
 
 def load(name: str, *, num_classes: int | None = None, pretrained: bool = True) -> nn.Module:

@@ -25,7 +25,25 @@ def list_timm(pattern: str = "*") -> list[HubModel]:
     No connection is made; a model counts as available once its weights are on this machine.
     """
     names = timm.list_models(pattern, pretrained=True)
-    return [model for name in names if (model := _described(name)) is not None]
+    return [describe_timm(name) for name in names if _is_offered(name)]
+
+
+def describe_timm(name: str) -> HubModel:
+    """Return what timm's registry says of the model ``name``, which it must know."""
+    cfg = timm.models.get_pretrained_cfg(name)
+    assert cfg is not None
+    here = bool(_is_offered(name) and _cached(name))
+    missing = "not downloaded yet; loading it once online keeps it here"
+    return HubModel(
+        name=name,
+        source="timm",
+        params=None,
+        input=spec_of(cfg.to_dict()),
+        license=cfg.license or "see the model's page",
+        description=cfg.hf_hub_id or "",
+        available=here,
+        why_not="" if here else missing if _is_offered(name) else "timm has no safetensors of it",
+    )
 
 
 def load_timm(name: str, *, num_classes: int | None, pretrained: bool) -> nn.Module:
@@ -46,21 +64,10 @@ def load_timm(name: str, *, num_classes: int | None, pretrained: bool) -> nn.Mod
     return made_ready(model, num_classes)
 
 
-def _described(name: str) -> HubModel | None:
+def _is_offered(name: str) -> bool:
+    """Whether timm has weights for it that we would take, for images of three channels."""
     cfg = timm.models.get_pretrained_cfg(name)
-    if cfg is None or not cfg.hf_hub_id or cfg.custom_load or cfg.input_size[0] != 3:
-        return None
-    here = _cached(name) is not None
-    return HubModel(
-        name=name,
-        source="timm",
-        params=None,
-        input=spec_of(cfg.to_dict()),
-        license=cfg.license or "see the model's page",
-        description=cfg.hf_hub_id,
-        available=here,
-        why_not="" if here else "not downloaded yet; loading it once online keeps it here",
-    )
+    return bool(cfg and cfg.hf_hub_id and not cfg.custom_load and cfg.input_size[0] == 3)
 
 
 def _repository(name: str) -> str:

@@ -1,0 +1,7 @@
+"""Choose a pre-trained model, or which of its features: scores from one forward pass, with error bars."""
+
+from torchard.select.logme import LogMEAccumulator, LogMEFit
+from torchard.select.ranking import Ranking
+from torchard.select.scorers import Look, Scorer
+
+__all__ = ["LogMEAccumulator", "LogMEFit", "Look", "Ranking", "Scorer"]

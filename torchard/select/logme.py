@@ -17,11 +17,11 @@ METHOD = Method(
     claim="Orders pre-trained models by how well they fine-tune, thousands of times faster than doing so.",
 )
 
-Task = Literal["classification", "multilabel", "regression"]
+Kind = Literal["classification", "multilabel", "regression"]
 Solver = Literal["hybrid", "fixed_point"]
 
 
-def logme(features: Array, targets: Array, *, task: Task = "classification") -> float:
+def logme(features: Array, targets: Array, *, task: Kind = "classification") -> float:
     """Return the log evidence per sample of a Bayesian linear model on frozen features; higher is better.
 
     You et al. 2021, sec. 4, averaged over the classes (one against the rest) or the columns of ``targets``.
@@ -47,7 +47,7 @@ def fit_logme(
     features: Array,
     targets: Array,
     *,
-    task: Task = "classification",
+    task: Kind = "classification",
     tol: float = 1e-4,
     max_iter: int = 30,
     solver: Solver = "hybrid",
@@ -73,9 +73,9 @@ class LogMEAccumulator:
     """
 
     def __init__(
-        self, num_features: int, task: Task = "classification", num_classes: int | None = None
+        self, num_features: int, task: Kind = "classification", num_classes: int | None = None
     ) -> None:
-        self.task: Task = task
+        self.task: Kind = task
         self.samples = 0
         self.gram = torch.zeros(num_features, num_features, dtype=torch.float64)
         self.cross = torch.zeros(num_classes or 0, num_features, dtype=torch.float64)
@@ -186,7 +186,7 @@ class LogMEFit:
         return self.classes[self.predict(x).argmax(dim=1)]
 
 
-def influence(features: Array, targets: Array, *, task: Task = "classification") -> Tensor:
+def influence(features: Array, targets: Array, *, task: Kind = "classification") -> Tensor:
     """Return how much each sample adds to the score, (n,); the mean is near the score.
 
     The derivative of ``n * logme`` by a sample's weight at the fitted precisions, which by the envelope
@@ -234,7 +234,7 @@ class _Solution:
     signal: Tensor
 
 
-def _decompose(rows: Tensor, columns: Tensor, task: Task) -> tuple[_Spectrum, Callable[[], Tensor]]:
+def _decompose(rows: Tensor, columns: Tensor, task: Kind) -> tuple[_Spectrum, Callable[[], Tensor]]:
     """Spectrum from the smaller of the two Gram matrices, and how to get the right singular vectors."""
     n, d = rows.shape
     classes, ids = _compact(columns, task)
@@ -257,7 +257,7 @@ def _primal(
 
 
 def _dual(
-    rows: Tensor, ids: Tensor, energy: Tensor, classes: Tensor, task: Task
+    rows: Tensor, ids: Tensor, energy: Tensor, classes: Tensor, task: Kind
 ) -> tuple[_Spectrum, Callable[[], Tensor]]:
     """From FFᵀ (n, n), for fewer samples than features."""
     n, d = rows.shape
@@ -406,38 +406,38 @@ def _fitted(
     )
 
 
-def _compact(columns: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+def _compact(columns: Tensor, task: Kind) -> tuple[Tensor, Tensor]:
     """Class ids that occur, and the targets counted among them (or the columns as they are)."""
     if task == "classification":
         return torch.unique(columns, return_inverse=True)
     return torch.arange(columns.shape[1]), columns
 
 
-def _class_sums(rows: Tensor, ids: Tensor, classes: int, task: Task) -> Tensor:
+def _class_sums(rows: Tensor, ids: Tensor, classes: int, task: Kind) -> Tensor:
     """YᵀF (k, d) without ever building one-hot columns."""
     if task == "classification":
         return rows.new_zeros(classes, rows.shape[1]).index_add_(0, ids, rows)
     return ids.T @ rows
 
 
-def _energy(ids: Tensor, classes: int, task: Task) -> Tensor:
+def _energy(ids: Tensor, classes: int, task: Kind) -> Tensor:
     if task == "classification":
         return torch.bincount(ids, minlength=classes).double()
     return ids.square().sum(dim=0)
 
 
-def _column_matrix(columns: Tensor, classes: Tensor, task: Task) -> Tensor:
+def _column_matrix(columns: Tensor, classes: Tensor, task: Kind) -> Tensor:
     return (columns[:, None] == classes).double() if task == "classification" else columns
 
 
-def _checked(features: Array, targets: Array, task: Task) -> tuple[Tensor, Tensor]:
+def _checked(features: Array, targets: Array, task: Kind) -> tuple[Tensor, Tensor]:
     rows, columns = _checked_batch(features, targets, task)
     classes = len(torch.unique(columns)) if task == "classification" else columns.shape[1]
     _check_enough(len(rows), classes, task)
     return rows, columns
 
 
-def _checked_batch(features: Array, targets: Array, task: Task) -> tuple[Tensor, Tensor]:
+def _checked_batch(features: Array, targets: Array, task: Kind) -> tuple[Tensor, Tensor]:
     """Features as (n, d) float64 and targets as (n,) int64 or (n, k) float64, on the CPU."""
     rows = checked_features(features)
     if task == "classification":
@@ -448,7 +448,7 @@ def _checked_batch(features: Array, targets: Array, task: Task) -> tuple[Tensor,
     return rows, columns
 
 
-def _check_enough(samples: int, classes: int, task: Task) -> None:
+def _check_enough(samples: int, classes: int, task: Kind) -> None:
     if samples < 2:
         raise ValueError(f"`features` has {samples} rows; LogME needs at least 2 samples.")
     if task == "classification" and classes < 2:
