@@ -21,7 +21,7 @@ def networks(tmp_path, monkeypatch):
         torch.manual_seed(seed)
         path = tmp_path / f"net{seed}"
         folder.save(path, timm.create_model("test_resnet"), name="test_resnet", input=InputSpec((32, 32)))
-        names.append(str(path))
+        names.append(path.name)
     # the package hands on a function of the module's name, so the module is asked for by import
     stage = importlib.import_module("torchard.pipeline.rank")
     monkeypatch.setattr(stage, "available", lambda pattern: names)
