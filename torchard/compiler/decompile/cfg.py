@@ -178,6 +178,7 @@ def build(ops: "list[Op]", stacks: "list[Any]", protection: Protection) -> Graph
     _thread(graph)
     graph.refresh()
     _merge(graph)
+    _unify_drops(graph)
     _derotate(graph)
     graph.entry = root.succs[0]
     _insert_tries(graph, blocks)
@@ -196,6 +197,8 @@ def _leaders(ops: "list[Op]", protection: Protection) -> "list[int]":
             before = chain
         if op.target is not None or op.name in ENDS or op.name in ("EnterWith", "PopExc"):
             starts.add(index + 1)
+        if op.name in ("ForIter", "AsyncForIter"):
+            starts.add(index)
         if op.handler is not None:
             starts.add(op.handler.target)
     return sorted(start for start in starts if start < len(ops))
@@ -290,6 +293,8 @@ def _merge(graph: Graph) -> None:
             follower = block.succs[0]
             if follower is block or follower is graph.entry or len(follower.preds) != 1:
                 break
+            if block.ops and block.ops[-1].name == "PopExc":
+                break
             if follower.chain != block.chain or follower.level != block.level or follower in gone:
                 break
             if follower.ops and follower.ops[0].name in ("ForIter", "AsyncForIter"):
@@ -300,6 +305,18 @@ def _merge(graph: Graph) -> None:
             for after in follower.succs:
                 after.preds = [block if before is follower else before for before in after.preds]
             gone.add(follower)
+    graph.refresh()
+
+
+def _unify_drops(graph: Graph) -> None:
+    """Blocks that only drop the middle of a failed chained comparison exist once for each link: one will do."""
+    known: "dict[Any, Block]" = {}
+    for block in graph.blocks:
+        for way, follower in enumerate(block.succs):
+            names = tuple((op.name, op.arg) for op in follower.ops)
+            if names in ((("Pop", None),), (("Swap", 2), ("Pop", None))) and len(follower.succs) == 1:
+                key = (names, follower.succs[0], follower.chain, follower.level, follower.height)
+                block.succs[way] = known.setdefault(key, follower)
     graph.refresh()
 
 
@@ -392,7 +409,7 @@ def _test_size(block: Block) -> int:
         need += pops - pushes
         if need <= 0:
             return count
-    return 0
+    return len(block.ops) if block.ops[-2:-1] and block.ops[-2].name == "Compare" else 0  # the end of a chained one
 
 
 def _insert_tries(graph: Graph, blocks: "dict[int, Block]") -> None:

@@ -71,11 +71,17 @@ class Conditions:
 
     def _single(self, block: Block, stack: Stack) -> Cond:
         op = block.ops[-1]
-        (slot,) = stack.take(1)
         follow, jump = block.succs
-        expr = slot.expr
         keep = op.name == "BranchKeep"
-        if op.arg in ("none", "not none"):
+        waiting = stack.slots[-1].data if stack.slots and stack.slots[-1].kind == "mid" else None
+        if waiting is not None and op.arg in ("none", "not none"):  # a < b is None
+            stack.slots.pop()
+            slot, link = waiting, waiting.expr
+            expr = ast.Compare(link.left, [*link.ops, ast.Is()], [*link.comparators, ast.Constant(None)])
+        else:
+            (slot,) = stack.take(1)
+            expr = slot.expr
+        if op.arg in ("none", "not none") and waiting is None:
             expr = ast.Compare(expr, [ast.Is()], [ast.Constant(None)])
         if op.arg in ("true", "none"):
             return Cond(expr, jump, follow, keep, False, [block], slot.reads)

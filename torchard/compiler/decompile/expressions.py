@@ -233,8 +233,13 @@ def _refer(stack: Stack, count: int, kind: Any) -> bool:
     if len(operands) < count or not any(slot.kind == "dup" for slot in operands):
         return False
     parts, exprs = [], []
+    origins = [stack.origin(slot) for slot in operands if slot.kind == "dup"]
+    if not any(origin is not None and origin.kind in UNEVALUATED for origin in origins):
+        return False
     for slot in operands:
         origin = stack.origin(slot) if slot.kind == "dup" else None
+        if origin is not None and origin.kind in ("const", "pure"):
+            slot = origin
         if origin is not None and origin.kind in UNEVALUATED:
             if origin.kind not in ("ordered", "owned"):
                 return False
@@ -361,10 +366,15 @@ def copy(stack: Stack, op: Op) -> None:
     elif slot.kind in ("augref", "target", "imported", "module"):
         stack._settle(len(slots) - op.arg)
         copy(stack, op)
-    elif slot.kind in UNEVALUATED:
+    elif slot.kind in UNEVALUATED or slot.kind in ("const", "pure") and not _silent(stack, slot):
         slots.append(Slot("dup", data=slot.uid))
     else:
         slots.append(Slot(slot.kind, slot.expr, slot.reads, slot.data))
+
+
+def _silent(stack: Stack, slot: Slot) -> bool:
+    """A temporary, or code: copies of these are never told apart."""
+    return slot.expr is None or (slot.kind == "pure" and slot.reads <= stack.scope.frozen | stack.scope.quiet)
 
 
 def swap(stack: Stack, op: Op) -> None:

@@ -13,8 +13,7 @@ from torchard.compiler.decompile.stack import Stack
 def loop(s: Any, stack: Stack, header: Block, ctx: Any) -> "Block | None":
     """Write the loop at ``header``; return the block behind it."""
     s.align(stack, header)
-    first = header.ops[0].name if header.ops else ""
-    if first in ("ForIter", "AsyncForIter"):
+    if steps(header):
         return _for(s, stack, header, ctx)
     stack.freeze()
     body = s.graph.loops[header]
@@ -22,6 +21,11 @@ def loop(s: Any, stack: Stack, header: Block, ctx: Any) -> "Block | None":
     if cond is not None:
         return _while(s, stack, header, ctx, cond)
     return _forever(s, stack, header, ctx)
+
+
+def steps(header: Block) -> bool:
+    """Does the block take the next item of an iterator?"""
+    return bool(header.ops) and header.ops[0].name in ("ForIter", "AsyncForIter")
 
 
 def _for(s: Any, stack: Stack, header: Block, ctx: Any) -> "Block | None":
@@ -124,7 +128,7 @@ def _header_test(s: Any, stack: Stack, header: Block, body: "set[Block]") -> "Co
 
 def _follow(s: Any, header: Block, outside: Block, ctx: Any) -> "Block | None":
     """Where ``break`` leads in a loop that can also be exhausted (to ``outside``)."""
-    body = s.graph.loops[header]
+    body = s.graph.loops.get(header, {header})
     later = [block for block in _merges(s, header, body) if block is not outside and block.start > outside.start]
     if s.graph.dominates(header, outside):
         away = _away(s, header, body, outside, ctx)
@@ -147,6 +151,8 @@ def _follow_of_endless(s: Any, header: Block, ctx: Any) -> "Block | None":
     exits = [block for block in _exits(s, header, body) if block.start > last and not s.small(block)]
     if not exits:
         exits = [block for block in _exits(s, header, body) if block.start > last]
+    if not exits:
+        exits = [block for block in _exits(s, header, body) if any(b in body and b.chain != block.chain for b in block.preds)]
     return min(exits, key=lambda block: block.start) if exits else None
 
 

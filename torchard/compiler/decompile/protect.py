@@ -161,7 +161,6 @@ class Protection:
                     self.leaders.update((index + 1, index + 4))
 
     def _skip(self, handler: int, way: int) -> int:
-        way = self.redirect(way)
         key = (handler, way)
         if key in self._skipped:
             return self._skipped[key]
@@ -247,7 +246,8 @@ def _walk_copy(ops: "list[Op]", stacks: "list[Any]", handler: int, copy: int) ->
                     todo.append((i + 1, two.target))
                     continue
                 return None
-            todo.append((skipped, j))
+            dropped = two.name == "Pop" and len(stacks[j]) == len(stacks[copy]) and one.name != "Pop"
+            todo.append((skipped, j + 1 if dropped else j))
             continue
         if one.name == "Const" and (type(one.arg) is not type(two.arg) or repr(one.arg) != repr(two.arg)):
             return None

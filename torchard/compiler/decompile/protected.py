@@ -120,11 +120,21 @@ def _clauses(s: Any, stack: Stack, node: Block, ctx: Any) -> "list[_Clause]":
 def _match(s: Any, part: Stack, block: Block, skip: int) -> "tuple[ast.expr, Block, Block]":
     """Read ``except <kind>``: the expression, and where it matches and where not."""
     pure = Stack(s.scope, list(part.slots), pure=True)
-    while not block.ops or block.ops[-1].name != "Branch":
-        raise Unstructured("a handler of unknown form")
+    while True:
+        names = [op.name for op in block.ops[skip:]]
+        if names[-2:] == ["Match", "Branch"]:
+            break
+        if names[-1:] not in (["Branch"], ["BranchKeep"]):
+            raise Unstructured("a handler of unknown form")
+        expressions.run(pure, block.ops[skip:-1])
+        visited: "list[Block]" = []
+        after = s.conditions.value(pure, block, s.conditions.fold(block, pure), visited)
+        if after is None:
+            raise Unstructured("a handler of unknown form")
+        s.done.update(visited)
+        block, skip = after, 0
+    s.done.add(block)
     ops = block.ops[skip:-1]
-    if not ops or ops[-1].name != "Match":
-        raise Unstructured("a handler of unknown form")
     expressions.run(pure, ops[:-1])
     (kind,) = pure.take(1)
     if block.ops[-1].arg == "false":

@@ -255,7 +255,9 @@ class Stack:
         if origin is None:
             raise Unstructured("a copied value is gone")
         later = any(slot.seq > origin.seq and slot.kind in UNEVALUATED for slot in self.slots)
-        if origin.kind not in UNEVALUATED or origin.kind in ("aug", "function", "class", "imported"):
+        if origin.kind not in (*UNEVALUATED, "const", "pure") or origin.kind in ("aug", "function", "class", "imported"):
+            self.emit(ast.Assign([target], origin.expr))
+        elif later and origin.kind in ("const", "pure"):
             self.emit(ast.Assign([target], origin.expr))
         elif later:
             self.spill_until(origin)

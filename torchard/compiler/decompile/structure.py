@@ -74,7 +74,7 @@ class Structure:
                     return self._leave(stack, block, ctx, top)
                 if block in self.done and not self.small(block):
                     raise Unstructured(f"code at line {_line(block)} is reached on two ways")
-                if block in self.graph.loops:
+                if block in self.graph.loops or loops.steps(block):
                     after = loops.loop(self, stack, block, ctx)
                     if after is None:
                         return None
@@ -225,6 +225,9 @@ class Structure:
     def _statement(self, stack: Stack, block: Block, cond: Cond, ctx: Context, *, top: bool) -> Any:
         stack.close_targets()
         stack.flush()
+        if cond.yes is cond.no:
+            stack.append(_if(cond.expr, [], []))
+            return cond.yes
         meeting = self.conditions.meeting(cond.members)
         if meeting is not None and meeting is not ctx.header and meeting is not ctx.follow:
             self._both(stack, cond, ctx.to(meeting))
@@ -274,8 +277,7 @@ class Structure:
         test, then, other = cond.expr, yes.out, no.out
         if (not then and other) or (then and other and cond.no.start < cond.yes.start):
             test, then, other = negate(test), other, then
-        if then or not isinstance(test, (ast.Name, ast.Constant)):
-            stack.append(_if(test, then, other))
+        stack.append(_if(test, then, other))
         return arms[0][1] or arms[1][1]
 
     def _merge(self, stack: Stack, arms: "list[Any]") -> None:
