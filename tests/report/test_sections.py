@@ -64,7 +64,8 @@ def test_many_classes_get_pairs_and_the_weakest_instead_of_a_matrix():
     n = MATRIX_CLASSES + 1
     matrix = [[10 if row == column else 0 for column in range(n)] for row in range(n)]
     matrix[3][3], matrix[3][4] = 1, 9
-    shown = examined(with_test(confusion=matrix, classes=[f"c{k}" for k in range(n)]))
+    per_class = {f"c{k}": {"count": 10, "recall": matrix[k][k] / 10} for k in range(n)}
+    shown = examined(with_test(confusion=matrix, per_class=per_class, classes=list(per_class)))
     assert shown["matrix"] is None
     assert shown["pairs"][0]["true"] == "c3"
     assert shown["weakest"][0] == {"name": "c3", "images": 10, "recall": 0.1}

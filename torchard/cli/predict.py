@@ -1,4 +1,4 @@
-"""Name what is in pictures, with a run's exported model. Needs no torch."""
+"""Name what is in pictures, with a run's exported model."""
 
 from collections.abc import Sequence
 from pathlib import Path

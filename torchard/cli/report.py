@@ -1,4 +1,4 @@
-"""Write a run's report.html again, from whatever stages have finished."""
+"""Write a run's report.html again, from what stages have finished."""
 
 from pathlib import Path
 from typing import Annotated

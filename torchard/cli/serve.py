@@ -1,7 +1,7 @@
-"""Answer over HTTP with a run's exported model, on this computer; Ctrl-C ends it.
+"""Answer over HTTP, on this computer, with a run's exported model.
 
-A page to drop images on, and POST /predict for programs. Nothing but this computer can reach it unless
---host says so.
+There is a page to drop images on, and POST /predict for programs. Nothing but this computer can reach it
+unless --host says so. Ctrl-C ends it.
 """
 
 from pathlib import Path

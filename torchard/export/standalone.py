@@ -95,7 +95,8 @@ def read_image(path: "str | Path") -> Image.Image:
     try:
         return open_image(path)
     except Exception as error:  # a decoder raises whatever breaks in it
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(" ".join(reason.split()) or type(error).__name__) from None
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -198,11 +198,12 @@ def _dot(x: Number, y: Number, style: str) -> Markup:
 
 def _point_label(label: Label, x_axis: Axis, y_axis: Axis) -> Markup:
     x, y = x_axis.at(label.at[0]), y_axis.at(label.at[1])
-    left = x > (x_axis.start + x_axis.end) / 2
     ring = _tag('<circle class="ring {kind}" cx="{x}" cy="{y}" r="5"/>', kind=_kind(label.chosen), x=x, y=y)
-    side = -10 if left else 10
-    # Below the line: a curve that rises to the right leaves that corner empty.
-    return ring + _text(label.text, x + side, y + 16, "end" if left else "start", "strong")
+    # A curve that rises to the right leaves the corners above its right end and below its left end empty.
+    right = x > (x_axis.start + x_axis.end) / 2
+    if right:
+        return ring + _text(label.text, x + 5, y - 10, "end", "strong")
+    return ring + _text(label.text, x + 10, y + 16, "start", "strong")
 
 
 def _legend(series: Sequence[Series]) -> Markup:

@@ -26,20 +26,25 @@ def curves(record: RunRecord, *, metric: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda curve: _STAGE_ORDER.get(curve["stage"], 9))
 
 
-def trade_off(record: RunRecord) -> Markup:
-    """The points passed while pruning; nothing if there are fewer than two."""
+def trade_off(record: RunRecord, *, metric: str) -> Markup:
+    """The points passed while pruning, in their order; nothing if there are fewer than two."""
     rows = objects(record.prune, "steps")
-    found = [(number(row, "macs"), number(row, "accuracy")) for row in rows]
-    places = sorted((macs, score) for macs, score in found if macs is not None and score is not None)
-    if len(places) < 2:
+    found = [(number(row, "macs"), number(row, "accuracy"), text(row, "name")) for row in rows]
+    steps = [(macs, score, name) for macs, score, name in found if macs is not None and score is not None]
+    if len(steps) < 2:
         return Markup("")
-    labels = (Label("before", places[-1]), Label("after", places[0], chosen=True))
+    names = ["before", *[""] * (len(steps) - 2), "after"]
+    labels = [
+        Label(name or otherwise, (macs, score), chosen=number_ == len(steps) - 1)
+        for number_, ((macs, score, name), otherwise) in enumerate(zip(steps, names, strict=True))
+        if name or otherwise
+    ]
     return charts.line_chart(
-        [Series("accuracy", places, "accent", dots=True)],
-        title="Accuracy against MACs while pruning",
+        [Series(metric, [(macs, score) for macs, score, _ in steps], "accent", dots=True)],
+        title=f"{metric_name(metric)} against MACs while pruning",
         x_name="MACs per image",
         x_format=amount,
-        y_format=_whole_percent,
+        y_format=_whole_percent if metric.endswith("accuracy") else None,
         labels=labels,
     )
 

@@ -76,14 +76,15 @@ def named_pairs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def weakest(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> list[dict[str, Any]]:
+def weakest(per_class: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The classes of whose images the smallest share was found."""
-    found = [
-        {"name": classes[index], "images": sum(row), "recall": row[index] / sum(row)}
-        for index, row in enumerate(matrix)
-        if sum(row) > 0
+    recalls = [
+        (recall, name) for name in per_class if (recall := number(per_class, name, "recall")) is not None
     ]
-    return sorted(found, key=lambda row: row["recall"])[:12]
+    return [
+        {"name": printable(name), "images": number(per_class, name, "count"), "recall": recall}
+        for recall, name in sorted(recalls)[:12]
+    ]
 
 
 def group_scores(groups: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -92,7 +93,7 @@ def group_scores(groups: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "images": number(scores, "n"),
+            "images": number(scores, "count"),
             "values": [
                 (metric_name(key), metric_value(key, number(scores, key))) for key in METRICS if key in scores
             ],

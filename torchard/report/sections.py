@@ -123,7 +123,7 @@ def pruning(record: RunRecord) -> Section:
         "scores": score_rows(
             mapping(record.prune, "validation_before"), mapping(record.prune, "validation_after")
         ),
-        "chart": trade_off(record),
+        "chart": trade_off(record, metric=_metric(record)),
         "groups": cut[:_ROWS],
         "more_groups": max(0, len(cut) - _ROWS),
         "untouched": len(groups) - len(cut),
@@ -175,7 +175,7 @@ def examined(record: RunRecord) -> Section:
         "classes": classes,
         "matrix": shaded(matrix) if matrix and len(classes) <= MATRIX_CLASSES else None,
         "pairs": confused_pairs(matrix, classes) or named_pairs(objects(pruned, "confused")),
-        "weakest": weakest(matrix, classes) if len(classes) > MATRIX_CLASSES else [],
+        "weakest": weakest(mapping(pruned, "per_class")) if len(classes) > MATRIX_CLASSES else [],
         "groups": group_scores(mapping(pruned, "per_group")),
         "mistakes": [mistake(row) for row in objects(pruned, "mistakes")[:24]],
     }
@@ -219,7 +219,6 @@ def dataset(record: RunRecord) -> Section:
         "rows": rows,
         "more": more,
         "classes": len(texts(record.data, "classes")),
-        "groups": texts(record.data, "groups"),
         "excluded": [(text(row, "name"), text(row, "reason")) for row in excluded[:50]],
         "more_excluded": max(0, len(excluded) - 50),
         "notes": texts(record.data, "notes"),
