@@ -29,7 +29,7 @@ def places(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings(places):
-    return Settings(str(places[0]), seconds=600, models=str(places[1]), macs=parse_macs("0.6x"))
+    return Settings(str(places[0]), seconds=600.0, models=str(places[1]), macs=parse_macs("0.6x"))
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +107,13 @@ def test_a_finished_run_is_only_read(finished, settings):
 
 
 def test_another_run_s_folder_is_refused(finished, places):
-    other = Settings(str(places[0]), seconds=60, models=str(places[1]))
+    other = Settings(str(places[0]), seconds=60.0, models=str(places[1]))
     with pytest.raises(UsageError, match="holds a run with"):
         fit(other, finished[1])
 
 
 def test_a_target_out_of_reach_keeps_the_nearest_model_and_says_so(places, tmp_path):
-    impossible = Settings(str(places[0]), seconds=2, models=str(places[1]), macs=parse_macs("0.0001x"))
+    impossible = Settings(str(places[0]), seconds=2.0, models=str(places[1]), macs=parse_macs("0.0001x"))
     facts = fit(impossible, tmp_path / "run")
     assert not facts["reached"]
     assert facts["models"][1]["macs"] < facts["models"][0]["macs"]
@@ -125,7 +125,7 @@ torch.set_num_threads(1)
 from pathlib import Path
 from torchard.core.budget import parse_macs
 from torchard.pipeline import Settings, fit
-fit(Settings(sys.argv[1], seconds=600, models=sys.argv[2], macs=parse_macs("0.6x")), Path(sys.argv[3]))
+fit(Settings(sys.argv[1], seconds=600.0, models=sys.argv[2], macs=parse_macs("0.6x")), Path(sys.argv[3]))
 """
 
 

@@ -63,8 +63,8 @@ def show(facts: Facts) -> None:
             Column("test", head=f"test {facts['metric'].replace('_', ' ')}", unit="%", scale=100, digits=1),
             Column("params", unit="M", scale=1e-6, digits=2),
             Column("macs", head="MACs", unit="M", scale=1e-6, digits=0),
-            Column("bytes", head="file", unit="MB", scale=1e-6, digits=1),
-            Column("latency_ms", head="latency", unit="ms", digits=1),
+            Column("bytes", head="ONNX file", unit="MB", scale=1e-6, digits=1),
+            Column("latency_ms", head="latency", unit="ms", digits=2),
         ],
     )
     targets = ", ".join(f"{name} {limit}" for name, limit in facts["targets"].items())

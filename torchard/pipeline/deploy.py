@@ -1,11 +1,15 @@
-"""Write the pruned model as ONNX and as a ``torch.export`` program, each checked from image file to label."""
+"""Write the pruned model as ONNX and as a ``torch.export`` program, each checked from image file to label.
 
-from collections.abc import Mapping
+The unpruned model becomes ONNX too, so that what pruning gained is measured where the model will run.
+"""
+
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from torchard.core.budget import compare_latency
 from torchard.core.data import Split
@@ -14,20 +18,23 @@ from torchard.export.program import export_pt2
 from torchard.export.script import write_script
 from torchard.export.standalone import open_model
 from torchard.pipeline.job import Job
-from torchard.pipeline.prune import Pruned, example_input
+from torchard.pipeline.planning import example_images
+from torchard.pipeline.prune import Pruned
 from torchard.pipeline.tune import Tuned
 
-ONNX, PROGRAM = "model.onnx", "model.pt2"
+UNPRUNED, ONNX, PROGRAM = "tuned.onnx", "model.onnx", "model.pt2"
 CHECKED = 32  # validation images that the exported files must answer like the eager model
 
 
 def deploy(job: Job, tuned: Tuned, pruned: Pruned) -> Mapping[str, Any]:
-    """Export the pruned model into the run folder, and time it there; return the facts in ``export.json``.
+    """Export both models into the run folder, time them in turn, and return the facts in ``export.json``.
 
     Raises:
         ExportMismatchError: if an exported file answers otherwise; it is kept as ``.rejected``.
     """
-    return job.stage("export", pruned.facts, lambda: _deploy(job, tuned, pruned), files=[ONNX, PROGRAM])
+    return job.stage(
+        "export", pruned.facts, lambda: _deploy(job, tuned, pruned), files=[UNPRUNED, ONNX, PROGRAM]
+    )
 
 
 def pictures(split: Split, count: int = CHECKED) -> list[Path] | list[Image.Image]:
@@ -45,23 +52,22 @@ def _deploy(job: Job, tuned: Tuned, pruned: Pruned) -> dict[str, Any]:
         "classes": job.task.classes,
         "images": pictures(job.task.validation),
     }
-    onnx = export_onnx(pruned.model, folder / ONNX, **arguments)
-    job.say(f"export: {onnx}")
+    before = export_onnx(tuned.model, folder / UNPRUNED, **arguments)
+    after = export_onnx(pruned.model, folder / ONNX, **arguments)
+    job.say(f"export: {after}")
     program = export_pt2(pruned.model, folder / PROGRAM, **arguments)
     job.say(f"export: {program}")
     write_script(folder)
-    runtime = open_model(folder / ONNX)
-    example = example_input(spec)
-    batch = example.contiguous().numpy()
-    times = compare_latency(
-        pruned.model, lambda _: runtime.session.run(["logits"], {"images": batch}), example
-    )
+    example = example_images(1, spec.size[0])
+    times = compare_latency(_runner(folder / UNPRUNED), _runner(folder / ONNX), example)
     return {
-        "onnx": onnx.to_json() | {"latency_ms": times.after.to_json()},
+        "tuned": before.to_json() | {"latency_ms": times.before.to_json()},
+        "onnx": after.to_json() | {"latency_ms": times.after.to_json()},
         "pt2": program.to_json(),
-        "eager": {"bytes": pruned.facts["after"]["bytes"], "latency_ms": times.before.to_json()},
-        "tuned": {
-            "bytes": pruned.facts["before"]["bytes"],
-            "latency_ms": {"median": pruned.facts["before"]["latency_ms"]},
-        },
+        "speedup": times.speedup,
     }
+
+
+def _runner(path: Path) -> Callable[[Tensor], Any]:
+    session = open_model(path).session
+    return lambda images: session.run(["logits"], {"images": images.contiguous().numpy()})

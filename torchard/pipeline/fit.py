@@ -25,7 +25,6 @@ from torchard.pipeline.tune import Tuned, tune
 from torchard.report.page import write_report
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "onnx", "onnxruntime", "scikit-learn")
-MODELS = ("tuned", "pruned")
 
 
 def fit(settings: Settings, out: Path, *, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -81,9 +80,18 @@ def summary(job: Job) -> dict[str, Any]:
         job.run.read(name) or {} for name in ("prune", "export", "test", "tune", "timing")
     )
     folder = job.run.path
+    files = {"tuned": export["tuned"], "pruned": export["onnx"]}
     rows = [
-        {"name": name, **prune[side], "test": test[name][job.task.metric], "accuracy": test[name]["accuracy"]}
-        for name, side in zip(MODELS, ("before", "after"))
+        {
+            "name": name,
+            "test": test[name][job.task.metric],
+            "accuracy": test[name]["accuracy"],
+            "params": costs["params"],
+            "macs": costs["macs"],
+            "bytes": files[name]["bytes"],
+            "latency_ms": files[name]["latency_ms"]["median"],
+        }
+        for name, costs in (("tuned", prune["before"]), ("pruned", prune["after"]))
     ]
     return {
         "data": job.task.name,
@@ -95,7 +103,8 @@ def summary(job: Job) -> dict[str, Any]:
         "models": rows,
         "targets": prune["target"],
         "reached": prune["reached"],
-        "onnx": export["onnx"],
+        "speedup": export["speedup"],
+        "onnx": str(folder / export["onnx"]["file"]),
         "seconds": timing["total_seconds"],
         "budget_seconds": job.settings.seconds,
         "report": str(folder / "report.html"),

@@ -39,7 +39,9 @@ class Job:
         holds the ``seconds`` that computing took.
         """
         key = {"key": self.key(name, after)}
-        return self.run.cached(name, key, lambda: _timed(compute), files=files)
+        facts = self.run.cached(name, key, lambda: _timed(compute), files=files)
+        self.run.stage(name).checkpoint.unlink(missing_ok=True)  # a finished stage needs none
+        return facts
 
     def key(self, name: Stage, after: Mapping[str, Any]) -> str:
         """Return a digest of all that the stage's result depends on."""

@@ -1,16 +1,19 @@
 """What a second of training buys on this machine, and the plan made of it: steps, input sizes, precision."""
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from torchard.core.data import InputSpec, Task
+from torchard.core.surgery import flags_kept
 
 Precision = Literal["no", "bf16"]
 BATCH_SIZE = 32
@@ -18,22 +21,22 @@ MOST_EPOCHS = 30
 FEWEST_EPOCHS = 6  # below, a smaller input buys more than its pixels are worth
 SMALLEST = 64
 STRIDE = 32
+OVERHEAD = 1.15  # augmentation, optimiser and averaging, on top of forward and backward
 WORTH_ROUNDING = 1.15  # bfloat16 must be so much faster to be worth its coarser numbers
 GROWTH = (0.6, 0.75, 0.9, 1.0)  # input sizes of the four phases, as shares of the final one
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds per training image and per image of inference, at one input size, in the faster precision."""
+    """Seconds that one training image takes at one input size, in the faster precision."""
 
     size: int
     precision: Precision
-    training: float
-    inference: float
+    seconds: float
 
     def with_extra(self, seconds: float) -> "Pace":
         """Return the pace of a training in which each image costs so much more, as for a teacher."""
-        return replace(self, training=self.training + seconds)
+        return replace(self, seconds=self.seconds + seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,9 @@ class Plan:
     sizes: tuple[int, ...]
     precision: Precision
     batch_size: int = BATCH_SIZE
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps of {self.batch_size} images at {self.sizes[0]} to {self.sizes[-1]} px"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the run folder."""
@@ -61,22 +67,49 @@ class Plan:
 
 
 def measure_pace(model: nn.Module, size: int, *, batch_size: int = BATCH_SIZE) -> Pace:
-    """Return what one image costs at ``size``, in bfloat16 if that is clearly faster here than float32.
+    """Return what one training image costs at ``size``, in bfloat16 if that is clearly faster than float32.
 
-    A handful of real steps on a copy of the shapes, gradients dropped afterwards; the model's weights and
-    statistics stay as they were.
+    A handful of real steps of what is trained in ``model``, without an optimizer; afterwards its weights,
+    statistics and flags are as they were, and it has no gradients.
     """
-    images = torch.randn(batch_size, 3, size, size).contiguous(memory_format=torch.channels_last)
+    images = example_images(batch_size, size)
     targets = torch.zeros(batch_size, dtype=torch.int64)
     buffers = {name: value.clone() for name, value in model.named_buffers()}
-    try:
-        paces = [_pace(model, images, targets, precision) for precision in ("no", "bf16")]
-    finally:
-        model.zero_grad(set_to_none=True)
-        for name, value in model.named_buffers():
-            value.copy_(buffers[name])
-    exact, half = paces
-    return half if half.training * WORTH_ROUNDING < exact.training else exact
+
+    def pace(precision: Precision) -> Pace:
+        def step() -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                outputs = model(images)
+            functional.cross_entropy(outputs.float(), targets).backward()
+
+        return Pace(size, precision, OVERHEAD * _seconds(step) / batch_size)
+
+    with flags_kept(model):
+        model.train()
+        exact, half = pace("no"), pace("bf16")
+    model.zero_grad(set_to_none=True)
+    for name, value in model.named_buffers():
+        value.copy_(buffers[name])
+    return half if half.seconds * WORTH_ROUNDING < exact.seconds else exact
+
+
+def inference_seconds(model: nn.Module, size: int, precision: Precision) -> float:
+    """Return what one image of a batch costs in inference at ``size``."""
+    images = example_images(BATCH_SIZE, size)
+
+    def step() -> None:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            model(images)
+
+    with flags_kept(model):
+        model.eval()
+        return _seconds(step) / BATCH_SIZE
+
+
+def example_images(count: int, size: int) -> Float[Tensor, "n 3 s s"]:
+    """Return random images, always the same ones, channels last."""
+    images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def phase_sizes(final: int) -> tuple[int, ...]:
@@ -114,38 +147,17 @@ def largest_size(task: Task, spec: InputSpec) -> int:
     return min(own, max(SMALLEST, math.ceil(max(images) / STRIDE) * STRIDE))
 
 
-def _pace(model: nn.Module, images: Tensor, targets: Tensor, precision: Precision) -> Pace:
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-
-    def training_step() -> None:
-        with autocast:
-            outputs = model(images)
-        functional.cross_entropy(outputs.float(), targets).backward()
-
-    def inference_step() -> None:
-        with torch.inference_mode(), autocast:
-            model(images)
-
-    was_training = model.training
-    model.train()
-    training = _fastest(training_step)
-    model.eval()
-    inference = _fastest(inference_step)
-    model.train(was_training)
-    return Pace(images.shape[-1], precision, training / len(images), inference / len(images))
-
-
-def _fastest(step: Callable[[], None], repeats: int = 3) -> float:
-    """Seconds of the fastest call after one that warms up."""
+def _seconds(step: Callable[[], None], repeats: int = 3) -> float:
+    """The median over a few calls, after one that warms up."""
     step()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
-    return min(times)
+    return statistics.median(times)
 
 
 def _mean_cost(pace: Pace, sizes: Sequence[int]) -> float:
     """Seconds per image, averaged over the phases."""
-    return pace.training * sum((size / pace.size) ** 2 for size in sizes) / len(sizes)
+    return pace.seconds * sum((size / pace.size) ** 2 for size in sizes) / len(sizes)

@@ -13,7 +13,14 @@ from torchard import hub
 from torchard.core.budget import Latency, Limit, compare_latency, count_macs, count_params, file_bytes
 from torchard.core.data import InputSpec
 from torchard.pipeline.job import Job, cost_line, stopwatch
-from torchard.pipeline.planning import Plan, measure_pace, plan_training
+from torchard.pipeline.planning import (
+    Plan,
+    example_images,
+    inference_seconds,
+    measure_pace,
+    phase_sizes,
+    plan_training,
+)
 from torchard.pipeline.training import Distil, criterion, evaluate_split, loader, optimizer, scalars, train
 from torchard.pipeline.tune import Tuned
 from torchard.prune import depgraph
@@ -62,20 +69,13 @@ def architecture(job: Job, tuned: Tuned) -> nn.Module:
     return hub.load(tuned.name, num_classes=len(job.task.classes), pretrained=False)
 
 
-def example_input(spec: InputSpec, count: int = 1) -> Tensor:
-    """Return random images of the model's input size, always the same ones."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(count, 3, *spec.size, generator=generator)
-    return images.contiguous(memory_format=torch.channels_last)
-
-
 def cut(model: nn.Module, job: Job, spec: InputSpec) -> tuple[depgraph.PruneReport, bool]:
     """Cut ``model`` in place to the targets, or as near as it goes, and say whether they are kept.
 
     Gradients for the importance come from a few augmented batches, summed, in eval mode.
     """
     accumulate_gradients(model, job, spec)
-    graph = depgraph.trace(model, example_input(spec))
+    graph = depgraph.trace(model, example_images(1, spec.size[0]))
     target = depgraph.Target(**job.settings.targets, measure=lambda small: _milliseconds(small, spec))
     try:
         plan, reached = _planned(graph, target), True
@@ -96,7 +96,7 @@ def accumulate_gradients(model: nn.Module, job: Job, spec: InputSpec) -> None:
 
 def compared(before: nn.Module, after: nn.Module, spec: InputSpec) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return params, MACs, tensor bytes and latency (ms, one image) of two models, timed in turn."""
-    example = example_input(spec)
+    example = example_images(1, spec.size[0])
     times = compare_latency(before, after, example)
     return _costs(before, example, times.before), _costs(after, example, times.after)
 
@@ -167,16 +167,15 @@ def _plan(job: Job, small: nn.Module, tuned: Tuned, seconds: float) -> Plan:
     def compute() -> dict[str, Any]:
         size = tuned.spec.size[0]
         pace = measure_pace(small, size)
-        teaching = measure_pace(tuned.model, size).inference
-        both = pace.with_extra(teaching)
-        return plan_training(both, (size,), len(job.task.train), 0.9 * seconds).to_json()
+        pace = pace.with_extra(inference_seconds(tuned.model, size, pace.precision))
+        return plan_training(pace, phase_sizes(size)[-2:], len(job.task.train), 0.9 * seconds).to_json()
 
     key = {"tuned": job.key("prune", tuned.facts)}
     return Plan.from_json(job.run.cached("recovery-plan", key, compute))
 
 
 def _milliseconds(model: nn.Module, spec: InputSpec) -> float:
-    example = example_input(spec)
+    example = example_images(1, spec.size[0])
     return compare_latency(model, model, example, repeats=15).before.median_ms
 
 

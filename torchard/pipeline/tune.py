@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from torchard.pipeline.planning import (
     affordable_sizes,
     largest_size,
     measure_pace,
+    phase_sizes,
     plan_training,
 )
 from torchard.pipeline.training import balance, eval_loader, evaluate_split, optimizer, scalars, train
@@ -27,7 +28,7 @@ from torchard.tune import interface, ssf
 from torchard.tune.linear_probe import fit_linear_probe, set_classifier_
 
 TENSORS = "tuned.safetensors"
-TRIAL = 0.10  # of the stage's time, for each way that is tried
+TRIAL = 0.06  # of the stage's time, for each way that is tried
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Way:
     finish: Callable[[nn.Module], object]
     learning_rate: float
     weight_decay: float = 0.05
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a file's name."""
+        return self.name.lower().replace(" ", "-")
 
 
 def tune(job: Job, ranking: Mapping[str, Any]) -> Tuned:
@@ -107,30 +113,31 @@ def choose(validations: Mapping[str, Mapping[str, Any]], task: Task) -> str:
 def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
     task, name, seconds = job.task, str(ranking["chosen"]), job.share("tune")
     with stopwatch() as elapsed:
-        trial, whole = _plans(job, name, seconds)
-        spec = hub.input_spec(name).resized((whole.sizes[-1], whole.sizes[-1]))
-        job.say(f"tune: {name} at {spec.size[0]} px, {whole.steps} steps")
-        probe, rows = _probed(job, name, spec)
-        trials = {way.name: _tried(job, probe, way, spec, trial) for way in ways()}
+        full = hub.input_spec(name)
+        full = full.resized((largest_size(task, full), largest_size(task, full)))
+        probe, probe_row = _probed(job, name, full)
+        trials = {way.name: _tried(job, probe, way, full, TRIAL * seconds) for way in ways()}
         best = choose({way: row["validation"] for way, row in trials.items()}, task)
-        job.say(f"tune: {best} does best in a short trial; training on")
         way = next(way for way in ways() if way.name == best)
-        ceiling = max(1.3 * (seconds - elapsed()), 0.2 * seconds)
+        left = max(seconds - elapsed(), 0.2 * seconds)
+        plan = _plan(job, probe, way, full, 0.95 * left)
+        spec = full.resized((plan.sizes[-1], plan.sizes[-1]))
+        job.say(f"tune: {name} by {best}, which does best in short trials; {plan}")
         stage = job.run.stage("tune", key=job.key("tune", ranking))
-        model, final = _trained(job, probe, way, spec, whole, stage=stage, seconds=ceiling)
-    validations = {"linear probe": rows["validation"], best: final["validation"]}
+        model, row = _trained(job, probe, way, spec, plan, stage=stage, seconds=1.2 * left)
+    validations = {"linear probe": probe_row["validation"], best: row["validation"]}
     chosen = choose(validations, task)
     save_tensors(job.run.path / TENSORS, (model if chosen == best else probe).state_dict())
     job.say(f"tune: {chosen}, {task.metric} on validation {validations[chosen][task.metric]:.1%}")
     candidates = [
-        {"name": "linear probe", **rows, "chosen": chosen != best},
-        *({"name": f"{way}, trial", **row, "chosen": False} for way, row in trials.items()),
-        {"name": best, **final, "chosen": chosen == best},
+        {"name": "linear probe", **probe_row, "chosen": chosen != best},
+        *({"name": f"{name}, trial", **trial, "chosen": False} for name, trial in trials.items()),
+        {"name": best, **row, "chosen": chosen == best},
     ]
     return {
         "model": name,
-        "input": spec.to_json(),
-        "plan": whole.to_json(),
+        "input": (spec if chosen == best else full).to_json(),
+        "plan": plan.to_json(),
         "candidates": candidates,
         "chosen": chosen,
         "validation": validations[chosen],
@@ -138,22 +145,21 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plans(job: Job, name: str, seconds: float) -> tuple[Plan, Plan]:
-    """The short plan of a trial and the whole one; measured once, so that a resumed run keeps them."""
+def _plan(
+    job: Job, probe: nn.Module, way: Way, spec: InputSpec, seconds: float, *, sizes: Sequence[int] = ()
+) -> Plan:
+    """As much as ``seconds`` buy, at ``sizes`` or those that fit; measured once, for resumed runs too."""
 
     def compute() -> dict[str, Any]:
-        spec, images = hub.input_spec(name), len(job.task.train)
-        model = hub.load(name, num_classes=len(job.task.classes))
-        pace = measure_pace(model, largest_size(job.task, spec))
-        main = (1 - TRIAL * len(ways())) * seconds - 2 * pace.inference * (images + len(job.task.validation))
-        sizes = affordable_sizes(pace, images, main, largest=pace.size)
-        whole = plan_training(pace, sizes, images, main)
-        trial = plan_training(pace, sizes[:1], images, min(TRIAL * seconds, main / 3))
-        return {"trial": trial.to_json(), "whole": whole.to_json(), "pace": [pace.training, pace.inference]}
+        images, model = len(job.task.train), _copy(probe)
+        way.attach(model)
+        pace = measure_pace(model, sizes[-1] if sizes else spec.size[0])
+        phases = sizes or affordable_sizes(pace, images, seconds, largest=pace.size)
+        return plan_training(pace, phases, images, seconds).to_json()
 
-    key = {"model": name, "data": job.task.fingerprint, "seconds": job.settings.seconds}
-    plans = job.run.cached("plan", key, compute)
-    return Plan.from_json(plans["trial"]), Plan.from_json(plans["whole"])
+    key = {"data": job.task.fingerprint, "settings": job.settings.to_json(), "input": spec.to_json()}
+    kind = "trial-plan" if sizes else "plan"
+    return Plan.from_json(job.run.cached(f"{kind}-{way.slug}", key, compute))
 
 
 def size_notes(task: Task, spec: InputSpec) -> list[str]:
@@ -194,10 +200,11 @@ def _probed(job: Job, name: str, spec: InputSpec) -> tuple[nn.Module, dict[str, 
         }
 
 
-def _tried(job: Job, probe: nn.Module, way: Way, spec: InputSpec, plan: Plan) -> dict[str, Any]:
-    key = {"way": way.name, "plan": plan.to_json(), "input": spec.to_json(), "data": job.task.fingerprint}
-    slug = way.name.lower().replace(" ", "-")
-    return job.run.cached(f"trial-{slug}", key, lambda: _trained(job, probe, way, spec, plan)[1])
+def _tried(job: Job, probe: nn.Module, way: Way, spec: InputSpec, seconds: float) -> dict[str, Any]:
+    """The row of a short training at the smallest input size; every way gets the same time."""
+    plan = _plan(job, probe, way, spec, seconds, sizes=phase_sizes(spec.size[0])[:1])
+    key = {"plan": plan.to_json(), "input": spec.to_json(), "data": job.task.fingerprint}
+    return job.run.cached(f"trial-{way.slug}", key, lambda: _trained(job, probe, way, spec, plan)[1])
 
 
 def _trained(

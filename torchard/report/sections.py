@@ -138,7 +138,7 @@ def exported(record: RunRecord) -> Section:
     if not record.export:
         return None
     names = {
-        "tuned": "before pruning, PyTorch",
+        "tuned": "before pruning, ONNX Runtime",
         "eager": "pruned, PyTorch",
         "onnx": "pruned, ONNX Runtime",
         "pt2": "pruned, torch.export",
