@@ -104,6 +104,16 @@ def load_pruned(path: Path, model: nn.Module | None = None) -> nn.Module:
     return model.eval()
 
 
+def read_origin(path: Path) -> Origin | None:
+    """Return the architecture that a file of :func:`save_pruned` names, if it names one.
+
+    Raises:
+        FileRefusedError: if the file is damaged or holds no pruned model.
+    """
+    origin = _checked_recipe(load_tensors(Path(path))[1], path)["origin"]
+    return None if origin is None else _as_origin(origin, path)
+
+
 def _misfits(tensors: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> list[str]:
     found = [f"{quote(name)} is missing" for name in original if name not in tensors]
     for name, tensor in tensors.items():
@@ -164,13 +174,19 @@ def _checked_recipe(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
 def _build(origin: Any, path: Path) -> nn.Module:
     if origin is None:
         raise ValueError(f"{quote(path)} names no architecture; pass the unpruned one as `model`")
+    try:
+        return _as_origin(origin, path).build()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise FileRefusedError(f"The recipe in {quote(path)} is refused: {error}.") from None
+
+
+def _as_origin(origin: Any, path: Path) -> Origin:
     keys = {"source", "name", "arguments"}
     if not isinstance(origin, dict) or set(origin) != keys or not isinstance(origin["arguments"], dict):
         raise FileRefusedError(f"The recipe in {quote(path)} is refused: its origin is not of a known form.")
-    try:
-        return Origin(origin["source"], origin["name"], origin["arguments"]).build()
-    except (ValueError, TypeError) as error:
-        raise FileRefusedError(f"The recipe in {quote(path)} is refused: {error}.") from None
+    if not isinstance(origin["source"], str) or not isinstance(origin["name"], str):
+        raise FileRefusedError(f"The recipe in {quote(path)} is refused: its origin is not of a known form.")
+    return Origin(origin["source"], origin["name"], origin["arguments"])  # type: ignore[arg-type]
 
 
 def _checked_attributes(model: nn.Module, attributes: Any, path: Path) -> list[tuple[nn.Module, str, Any]]:

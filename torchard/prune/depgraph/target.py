@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from torchard.core.budget import Limit, parse_latency, parse_macs, parse_params
+from torchard.prune.depgraph.decision import Plan
 
 Amount = int | float | str | Limit
 
@@ -47,7 +48,7 @@ class UnreachableTargetError(ValueError):
 
     exit_code = 3
 
-    def __init__(self, message: str, nearest: object) -> None:
+    def __init__(self, message: str, nearest: Plan) -> None:
         super().__init__(message)
         self.nearest = nearest
 
