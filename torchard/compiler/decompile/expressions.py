@@ -437,7 +437,13 @@ def get_iter(stack: Stack, op: Op) -> None:
 
 def raise_statement(stack: Stack, op: Op) -> None:
     values = [slot.expr for slot in stack.take(op.arg)]
-    stack.emit(ast.Raise(*values) if values else ast.Raise(None, None))
+    failed = values[0] if len(values) == 1 else None
+    if getattr(failed, "common", None):
+        stack.emit(ast.Assert(ast.Constant(False), None))
+    elif isinstance(failed, ast.Call) and getattr(failed.func, "common", None) and len(failed.args) == 1:
+        stack.emit(ast.Assert(ast.Constant(False), failed.args[0]))
+    else:
+        stack.emit(ast.Raise(*values) if values else ast.Raise(None, None))
 
 
 def return_statement(stack: Stack, op: Op) -> None:

@@ -156,24 +156,37 @@ def _follow_of_endless(s: Any, header: Block, ctx: Any) -> "Block | None":
     return min(exits, key=lambda block: block.start) if exits else None
 
 
-def _exits(s: Any, header: Block, body: "set[Block]") -> "list[Block]":
-    """Blocks just outside the loop, drops of the iterator passed, in the header's own region."""
-    result = []
-    for block in body:
-        for follower in block.succs:
-            if follower in body or (block.kind == "try" and follower is block.succs[1]):
+def _region(s: Any, header: Block, body: "set[Block]") -> "tuple[set[Block], list[Block]]":
+    """The loop with the handlers and protected code that leave it, and the blocks just outside of all that."""
+    region, edge = set(body), []
+    todo = list(body)
+    while todo:
+        for follower in todo.pop().succs:
+            if follower in region or not s.graph.dominates(header, follower):
                 continue
             while s.trivial(follower) and len(follower.succs) == 1 and len(follower.preds) == 1:
+                region.add(follower)
                 follower = follower.succs[0]
-            if follower not in body and follower.level == header.level and follower.chain == header.chain:
-                result.append(follower)
-    return result
+            if follower in region:
+                continue
+            if follower.level == header.level and follower.chain == header.chain:
+                if follower not in edge:
+                    edge.append(follower)
+            else:
+                region.add(follower)
+                todo.append(follower)
+    return region, edge
+
+
+def _exits(s: Any, header: Block, body: "set[Block]") -> "list[Block]":
+    """Blocks just outside the loop, in the header's own region."""
+    return _region(s, header, body)[1]
 
 
 def _merges(s: Any, header: Block, body: "set[Block]") -> "list[Block]":
     """Blocks outside the loop where two ways from inside meet."""
     result = []
-    for block in body:
+    for block in _region(s, header, body)[0]:
         for child in s.graph.children[block.order]:
             if child in body or child.level != header.level or child.chain != header.chain:
                 continue

@@ -31,10 +31,7 @@ def try_node(s: Any, stack: Stack, node: Block, ctx: Any) -> Any:
     if kind == "finally":
         final = _final_body(s, stack, node, ctx)
         _append(stack, _try(body.out, [], [], final), line)
-        after = stop if end is STOP else end
-        if end is not None:
-            stack.slots[:] = body.slots
-        return after
+        return stop if end is STOP else end
     if kind == "group":
         raise Unstructured("except* has no structured form yet")
     clauses = _clauses(s, stack, node, Context(stop, ctx.header, ctx.follow, ("clause", node.level + 1)))
@@ -160,38 +157,37 @@ def _meet(s: Any, stack: Stack, ctx: Any, meeting: "Block | None", body: Any, cl
     from torchard.compiler.decompile.structure import STOP
 
     part, end = body
-    exits = [clause.end for clause in clauses if clause.end is not None and clause.end is not STOP]
-    stopped = [one for one in [end, *[clause.end for clause in clauses]] if one is STOP]
-    target: Any = meeting
-    if target is None and any(clause.end is STOP for clause in clauses):
-        target = ctx.stop
-    if target is None and exits:
-        target = max(exits, key=lambda block: block.start)
-    if target is None:
-        target = ctx.stop if end is STOP else end
+    ends = [one for one in (end, *[clause.end for clause in clauses]) if one is not None]
+    if not ends:
+        return None, []
+    target = _target(s, ctx, meeting, end, [clause.end for clause in clauses if clause.end is not None], STOP)
     for clause in clauses:
-        if clause.end is None or clause.end is STOP or clause.end is target:
+        if clause.end is None or clause.end is STOP or _alike(s, clause.end, target):
             continue
-        if not _alike(s, clause.end, target):
-            s.sequence(clause.stack, clause.end, ctx.to(target))
-            clause.node.body = clause.stack.out
-            if clause.node.body and not s.small(clause.end):
-                raise Unstructured("handlers go on at different places")
+        if not s.small(clause.end):
+            raise Unstructured("handlers go on at different places")
+        s.sequence(clause.stack, clause.end, ctx.to(None))
+        clause.node.body = clause.stack.out
     orelse: "list[ast.stmt]" = []
-    if end is not None and end is not STOP and end is not target and not _alike(s, end, target):
-        stack.slots[:] = part.slots
+    if end is not None and end is not STOP and not _alike(s, end, target):
         branch = Stack(s.scope, list(part.slots))
         s.sequence(branch, end, ctx.to(target))
         orelse = branch.out
-    falling = [one for one in (part, *[clause.stack for clause in clauses])]
-    reached = end is not None or bool(exits) or bool(stopped)
-    if not reached:
-        return None, orelse
-    stack.slots[:] = next(
-        one.slots for one, way in zip(falling, [end, *[clause.end for clause in clauses]]) if way is not None
-    )
-    stack.slots[:] = [slot for slot in stack.slots if slot.data not in ("previous", "exception")]
     return target, orelse
+
+
+def _target(s: Any, ctx: Any, meeting: "Block | None", end: Any, others: "list[Any]", stop: Any) -> Any:
+    """The block that follows the whole statement."""
+    if meeting is not None:
+        return meeting
+    if end is stop or stop in others:
+        return ctx.stop
+    large = [one for one in others if not s.small(one)]
+    if large:
+        return max(large, key=lambda block: block.start)
+    if end is not None and not s.small(end):
+        return end
+    return others[-1] if others else end
 
 
 def _alike(s: Any, one: Any, two: Any) -> bool:

@@ -151,7 +151,10 @@ class Structure:
                 break
             self.done.add(block)
             self.align(stack, block)
-            expressions.run(stack, block.ops)
+            putting = bool(block.ops) and block.ops[-1].name == "PopExc"
+            expressions.run(stack, block.ops[:-1] if putting else block.ops)
+            if putting:
+                protected.pop_exception(stack)
             if not block.succs:
                 return None
             block = block.succs[0]
@@ -171,9 +174,9 @@ class Structure:
     def trivial(self, block: Block) -> bool:
         """Drops of iterators and returns of what is already computed."""
         names = [op.name for op in block.ops]
-        if block.kind != "plain" or block.level and "PopExc" in names:
+        if block.kind != "plain":
             return False
-        while names and names[0] in ("Pop", "Swap"):
+        while names and names[0] in ("Pop", "Swap", "PopExc"):
             names.pop(0)
         return names in ([], ["Return"], ["Const", "Return"]) and (bool(names) or len(block.succs) == 1)
 
@@ -356,12 +359,9 @@ def _equal_slots(one: Slot, two: Slot) -> bool:
 
 def _if(test: ast.expr, then: "list[ast.stmt]", other: "list[ast.stmt]") -> ast.stmt:
     """An ``if``, or the ``assert`` it was."""
-    if len(then) == 1 and not other and isinstance(then[0], ast.Raise):
-        raised = then[0].exc
-        if getattr(raised, "common", None):
-            return ast.Assert(negate(test), None)
-        if isinstance(raised, ast.Call) and getattr(raised.func, "common", None) and len(raised.args) == 1:
-            return ast.Assert(negate(test), raised.args[0])
+    only = then[0] if len(then) == 1 and not other else None
+    if isinstance(only, ast.Assert) and isinstance(only.test, ast.Constant) and only.test.value is False:
+        return ast.Assert(negate(test), only.msg)
     return ast.If(test, then or [ast.Pass()], other)
 
 
