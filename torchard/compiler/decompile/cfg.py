@@ -349,7 +349,7 @@ def _derotate_group(graph: Graph, group: "list[Block]") -> bool:
         for second in group:
             if second.start <= first.start or second.chain != first.chain or len(second.succs) != 2:
                 continue
-            if not _loops_back(second) or not _equal_tests(first, test, second):
+            if not _loops_back(first, second) or not _equal_tests(first, test, second):
                 continue
             header = _split(graph, first, size)
             second.ops = second.ops[:-size]
@@ -376,8 +376,8 @@ def _split(graph: Graph, block: Block, size: int) -> Block:
     return tail
 
 
-def _loops_back(block: Block) -> bool:
-    return any(follower.start <= block.start for follower in block.succs)
+def _loops_back(first: Block, second: Block) -> bool:
+    return any(first.start < follower.start <= second.start for follower in second.succs)
 
 
 def _equal_tests(first: Block, test: "list[Op]", second: Block) -> bool:

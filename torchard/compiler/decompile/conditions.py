@@ -268,6 +268,10 @@ class Conditions:
         visited.extend(trail)
         return stack.slots
 
+    def outer(self, one: "tuple[int, ...]", other: "tuple[int, ...]") -> bool:
+        """Is everything that protects ``one`` protecting ``other`` too?"""
+        return _suffix(one, other)
+
     def meeting(self, members: "list[Block]") -> "Block | None":
         """The first block behind ``members`` where two ways meet again, not deeper protected than they are."""
         graph = self.graph

@@ -136,6 +136,10 @@ def _follow(s: Any, header: Block, outside: Block, ctx: Any) -> "Block | None":
             return min(later, key=lambda block: block.start)
         if away:
             return away[0]
+    else:
+        other = [block for block in _away(s, header, body, None, ctx) if block is not outside]
+        if other:
+            return other[0]
     return outside
 
 
@@ -169,7 +173,7 @@ def _region(s: Any, header: Block, body: "set[Block]") -> "tuple[set[Block], lis
                 follower = follower.succs[0]
             if follower in region:
                 continue
-            if follower.level == header.level and follower.chain == header.chain:
+            if follower.level <= header.level and s.conditions.outer(follower.chain, header.chain):
                 if follower not in edge:
                     edge.append(follower)
             else:
@@ -188,7 +192,7 @@ def _merges(s: Any, header: Block, body: "set[Block]") -> "list[Block]":
     result = []
     for block in _region(s, header, body)[0]:
         for child in s.graph.children[block.order]:
-            if child in body or child.level != header.level or child.chain != header.chain:
+            if child in body or child.level > header.level or not s.conditions.outer(child.chain, header.chain):
                 continue
             if len(s.graph.forward(child)) > 1:
                 result.append(child)

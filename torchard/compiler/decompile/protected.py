@@ -164,7 +164,7 @@ def _meet(s: Any, stack: Stack, ctx: Any, meeting: "Block | None", body: Any, cl
     for clause in clauses:
         if clause.end is None or clause.end is STOP or _alike(s, clause.end, target):
             continue
-        if not s.small(clause.end):
+        if not s.trivial(clause.end):
             raise Unstructured("handlers go on at different places")
         s.sequence(clause.stack, clause.end, ctx.to(None))
         clause.node.body = clause.stack.out
@@ -182,10 +182,10 @@ def _target(s: Any, ctx: Any, meeting: "Block | None", end: Any, others: "list[A
         return meeting
     if end is stop or stop in others:
         return ctx.stop
-    large = [one for one in others if not s.small(one)]
+    large = [one for one in others if not s.trivial(one)]
     if large:
         return max(large, key=lambda block: block.start)
-    if end is not None and not s.small(end):
+    if end is not None and not s.trivial(end):
         return end
     return others[-1] if others else end
 
