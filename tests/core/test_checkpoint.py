@@ -176,7 +176,7 @@ def test_parameters_and_lazy_conjugates_are_values(tmp_path):
 @pytest.mark.parametrize(
     ("state", "place"),
     [
-        ({"a": [1, {2}]}, r"state\['a'\]\['1'\] is a builtins.set"),
+        ({"a": [1, {2}]}, r"state\['a'\]\[1\] is a builtins.set"),
         ({"a": np.int64(3)}, r"numpy.int64"),
         ({"f": print}, r"builtin_function"),
         ({frozenset(): 1}, r"frozenset"),

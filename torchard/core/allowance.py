@@ -16,7 +16,7 @@ class Allowance:
     is set aside from the seconds, since one follows the last step.
     """
 
-    def __init__(self, *, epochs: int | None, steps: int | None, seconds: float | None) -> None:
+    def __init__(self, *, epochs: int | None, steps: int | None, seconds: float | int | None) -> None:
         given = zip(LIMITS, (epochs, steps, seconds))
         self.limits = {name: limit for name, limit in given if limit is not None}
         if not self.limits or not all(0 < limit < math.inf for limit in self.limits.values()):

@@ -209,10 +209,6 @@ def _encode(value: State, place: str, tensors: list[Tensor], seen: dict[Any, int
     """JSON for ``value``: lists and scalars as they are, the rest as an object with one telling key."""
     if depth > _MAX_DEPTH:
         raise ValueError(f"{place[:200]} is nested deeper than {_MAX_DEPTH}: does the state contain itself?")
-
-    def inner(item: State, step: object) -> Any:
-        return _encode(item, f"{place}[{quote(step)}]", tensors, seen, depth + 1)
-
     match value:
         case None | bool():
             return value
@@ -224,12 +220,16 @@ def _encode(value: State, place: str, tensors: list[Tensor], seen: dict[Any, int
             return _encode_float(float(value))
         case Tensor():
             return _encode_tensor(value, place, tensors, seen)
-        case list():
-            return [inner(item, step) for step, item in enumerate(value)]
-        case tuple():
-            return {"tuple": [inner(item, step) for step, item in enumerate(value)]}
+        case list() | tuple():
+            steps = (f"{place}[{step}]" for step in range(len(value)))
+            items = [_encode(item, step, tensors, seen, depth + 1) for item, step in zip(value, steps)]
+            return items if isinstance(value, list) else {"tuple": items}
         case dict():
-            return {"dict": [[_encode_key(key, place), inner(item, key)] for key, item in value.items()]}
+            steps = (f"{place}[{quote(key)}]" for key in value)
+            items = [
+                _encode(item, step, tensors, seen, depth + 1) for item, step in zip(value.values(), steps)
+            ]
+            return {"dict": [[_encode_key(key, place), item] for key, item in zip(value, items)]}
     raise TypeError(f"{place} is a {type(value).__module__}.{type(value).__qualname__}; {_ALLOWED}.")
 
 

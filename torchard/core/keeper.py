@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -18,6 +18,7 @@ from torchard.core.run import Stage
 SHARE = 20  # checkpoints take at most one part in so many of the time
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """Whatever has state that must survive a kill."""
 
@@ -49,11 +50,11 @@ class Keeper:
         )
         self._saved_at = self._cost = 0.0
 
-    def due(self, clock: float, every: float) -> bool:
+    def due(self, clock: float, every: float | int) -> bool:
         """Return whether a checkpoint should be written now, ``clock`` seconds into the training."""
         return self.stage is not None and clock - self._saved_at >= max(every, SHARE * self._cost)
 
-    def save(self, clock: float, *, limits: Mapping[str, float] | None = None) -> None:
+    def save(self, clock: float, *, limits: Mapping[str, float | int] | None = None) -> None:
         """Write everything over the checkpoint before; ``limits`` of a training that has reached them.
 
         Raises:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import warnings
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +18,10 @@ from torchard.core.run import RunFolder, Stage, read_marker
 
 _PRECISIONS = ("no", "bf16", "fp16")
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+_ONE_PROCESS = (
+    "`accelerate launch --cpu` started one process only: it needs MPI for more. For several on CPUs use "
+    "`accelerate launch --multi_gpu --num_processes N`, which works there too, or `torchrun`."
+)
 
 
 def accelerator_for(precision: str | None) -> Accelerator:
@@ -30,12 +36,21 @@ def accelerator_for(precision: str | None) -> Accelerator:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
         # accelerate allows one precision per process; every fit here has its own.
         AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=wanted)
+    # Without a GPU accelerate has to be told so, or every process launched would think itself alone.
+    accelerator = Accelerator(mixed_precision=wanted, cpu=not torch.accelerator.is_available())
+    if accelerator.num_processes == 1 and _wanted_several(os.environ):
+        warnings.warn(_ONE_PROCESS, stacklevel=3)
     if accelerator.distributed_type in _SHARDED:
         raise UsageError(
             f"Launched with {accelerator.distributed_type.value}; the Trainer needs whole models (DDP)."
         )
     return accelerator
+
+
+def _wanted_several(environment: Mapping[str, str]) -> bool:
+    """Whether ``accelerate launch --cpu`` was asked for several: only then it names a port to meet at."""
+    on_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    return on_cpu and "MASTER_PORT" in environment
 
 
 def unprepare(accelerator: Accelerator, model: nn.Module, wrapped: nn.Module) -> None:
@@ -62,7 +77,7 @@ def stage_for(
     return folder.stage("train")
 
 
-def mean_over_processes(accelerator: Accelerator, *values: float) -> list[float]:
+def mean_over_processes(accelerator: Accelerator, *values: float | int) -> list[float]:
     """Return the mean of each value over all processes; in one process the values, exactly."""
     if accelerator.num_processes == 1:
         return [float(value) for value in values]

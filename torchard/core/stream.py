@@ -1,5 +1,6 @@
 """Batches of any loader, from a position that can be saved and found again; one process's share of each."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from torchard.core.data.batch import Batch
 from torchard.core.errors import UsageError
-from torchard.core.randomness import random_state, randomness_kept, set_random_state
+from torchard.core.randomness import random_state, randomness_kept, seed_everything, set_random_state
 
 
 @runtime_checkable
@@ -23,17 +24,21 @@ class ResumableLoader(Protocol):
 class BatchStream:
     """Hand out a loader's batches, epoch by epoch, and remember how many of the epoch are out.
 
-    A :class:`ResumableLoader` (such as ``torchard.core.data.Loader``) keeps its own position. Any other,
-    such as a plain ``DataLoader``, is wound forward: the global random states, and those of its own
-    generators, are set to what they were when the epoch began, and as many batches as were out are read and
-    thrown away. That is exact for every loader whose order depends on these alone, and costs the reading. A
-    sampler with hidden state of its own is not found again.
+    A :class:`ResumableLoader` (such as ``torchard.core.data.Loader``) keeps its own position and
+    randomness. Any other, such as a plain ``DataLoader``, is read under global random states of its own,
+    seeded with ``seed``: its order then depends neither on what the model draws nor on the process. To be
+    resumed it is wound forward: these states, and those of its own generators, are set to what they were
+    when the epoch began, and as many batches as were out are read and thrown away. That is exact, and costs
+    the reading; a sampler with hidden state of another kind is not found again.
     """
 
-    def __init__(self, loader: Iterable[Any]) -> None:
+    def __init__(self, loader: Iterable[Any], *, seed: int = 0) -> None:
         self.loader, self.epoch, self.position = loader, 0, 0
-        self._begun: dict[str, Any] | None = None  # random states when the epoch began, of plain loaders
         self._resuming = False
+        with randomness_kept():
+            seed_everything(seed)
+            self._random = random_state(devices=False)
+        self._begun = self._randomness()
 
     def __len__(self) -> int:
         """Batches per epoch, or 0 if the loader does not know."""
@@ -44,49 +49,63 @@ class BatchStream:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Return an iterator over what is left of ``epoch``: all, unless its state was just loaded."""
-        self._set_epoch(epoch)
+        for owner in (self.loader, getattr(self.loader, "sampler", None)):
+            if callable(set_epoch := getattr(owner, "set_epoch", None)):
+                set_epoch(epoch)
         if not (self._resuming and epoch == self.epoch):
-            self.epoch, self.position, self._begun = epoch, 0, None
+            self.epoch, self.position, self._begun = epoch, 0, self._randomness()
         self._resuming = False
-        return self._counted()
+        return self._counted(self._items())
 
     def state_dict(self) -> dict[str, Any]:
         """Return epoch and position, and what it takes to find them again."""
         own = self.loader.state_dict() if isinstance(self.loader, ResumableLoader) else None
-        return {"epoch": self.epoch, "position": self.position, "begun": self._begun, "loader": own}
+        places = {"epoch": self.epoch, "position": self.position, "loader": own}
+        return places | {"begun": self._begun, "now": self._randomness()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go where another stream was; the next :meth:`batches` of that epoch goes on there."""
         self.epoch, self.position, self._begun = state["epoch"], state["position"], state["begun"]
         self._resuming = True
+        self._set_randomness(state["now"])
         if isinstance(self.loader, ResumableLoader):
             self.loader.load_state_dict(state["loader"])
 
-    def _counted(self) -> Iterator[Batch]:
-        for item in self._items():
+    def _counted(self, items: Iterator[Any]) -> Iterator[Batch]:
+        for item in items:
             self.position += 1
             yield as_batch(item)
 
     def _items(self) -> Iterator[Any]:
         if isinstance(self.loader, ResumableLoader):
-            return iter(self.loader)
-        if self._begun is None:
-            self._begun = {"global": random_state(), "own": [g.get_state() for g in self._generators()]}
-            return iter(self.loader)
-        with randomness_kept():
-            set_random_state(self._begun["global"])
-            for generator, state in zip(self._generators(), self._begun["own"]):
-                generator.set_state(state)
+            yield from self.loader
+            return
+        self._set_randomness(self._begun)
+        with self._own_randomness():
             items = iter(self.loader)
             for _ in range(self.position):
                 next(items)
-        return items
+        while True:
+            with self._own_randomness():
+                item = next(items, self)
+            if item is self:
+                return
+            yield item
 
-    def _set_epoch(self, epoch: int) -> None:
-        for owner in (self.loader, getattr(self.loader, "sampler", None)):
-            set_epoch = getattr(owner, "set_epoch", None)
-            if callable(set_epoch):
-                set_epoch(epoch)
+    def _randomness(self) -> dict[str, Any]:
+        return {"global": self._random, "own": [generator.get_state() for generator in self._generators()]}
+
+    def _set_randomness(self, state: dict[str, Any]) -> None:
+        self._random = state["global"]
+        for generator, words in zip(self._generators(), state["own"]):
+            generator.set_state(words)
+
+    @contextlib.contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        with randomness_kept(devices=False):
+            set_random_state(self._random)
+            yield
+            self._random = random_state(devices=False)
 
     def _generators(self) -> list[torch.Generator]:
         owners = (self.loader, getattr(self.loader, "sampler", None))

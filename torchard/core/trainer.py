@@ -60,7 +60,7 @@ class Trainer:
         *,
         epochs: int | None = None,
         steps: int | None = None,
-        seconds: float | None = None,
+        seconds: float | int | None = None,
         scheduler: Scheduler | None = None,
         callbacks: Sequence[Callback] = (),
         evaluate: Callable[[nn.Module], Mapping[str, Any]] | None = None,
@@ -73,7 +73,7 @@ class Trainer:
         self.callbacks, self.evaluate, self.folder, self.seed = list(callbacks), evaluate, folder, seed
 
     def fit(
-        self, *, precision: str | None = None, accumulate: int = 1, checkpoint_seconds: float = 30.0
+        self, *, precision: str | None = None, accumulate: int = 1, checkpoint_seconds: float | int = 30.0
     ) -> FitResult:
         """Train until the budget is used, from the checkpoint if there is one, and return what was done.
 
@@ -104,13 +104,13 @@ class _Fit:
     ) -> None:
         self.trainer, self.accelerator, self.interruption = trainer, accelerator, interruption
         self.schedule, self.allowance, self.watch = trainer.schedule, trainer.allowance, Watch()
-        self.stream = BatchStream(trainer.loader)
+        self.stream = BatchStream(trainer.loader, seed=trainer.seed)
         self.ledger = Ledger(stage if accelerator.is_main_process else None)
         generator = torch.Generator().manual_seed(trainer.seed)
         self.run = TrainingRun(trainer.model, trainer.optimizer, generator, self.ledger.log)
         self.keeper = Keeper(stage, accelerator, self.run, self._parts(), identity={"seed": trainer.seed})
 
-    def go(self, stack: contextlib.ExitStack, accumulate: int, checkpoint_seconds: float) -> FitResult:
+    def go(self, stack: contextlib.ExitStack, accumulate: int, checkpoint_seconds: float | int) -> FitResult:
         trainer, run, accelerator = self.trainer, self.run, self.accelerator
         self.accumulate, self.checkpoint_seconds = accumulate, checkpoint_seconds
         seed_everything(trainer.seed, rank=accelerator.process_index)
