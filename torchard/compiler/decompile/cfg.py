@@ -217,9 +217,24 @@ def _fill(block: Block, ops: "list[Op]", end: int, blocks: "dict[int, Block]", p
         block.kind = "with"
         block.handler = protection.with_handler(end - 1)
         ways.append(protection.suppressed(block.handler))
-    block.succs = [blocks[protection.redirect(way)] for way in ways]
+    block.succs = [_landing(block, way, ops, blocks, protection) for way in ways]
     if last.name == "Jump":
         block.ops = block.ops[:-1]
+
+
+def _landing(block: Block, way: int, ops: "list[Op]", blocks: "dict[int, Block]", protection: Protection) -> Block:
+    """The block that control reaches by ``way``; copies are skipped, but leaving and entering a range again is kept."""
+    end = protection.redirect(way)
+    if end == way:
+        return blocks[end]
+    outside, after = protection.chain(ops[way]), protection.chain(ops[end])
+    if not any(one in after and one not in outside for one in block.chain):
+        return blocks[end]
+    between = Block(1_000_000 + way, way)
+    between.chain = tuple(one for one in after if one in outside)
+    between.level, between.height = protection.stacks[end].count("p"), len(protection.stacks[end])
+    between.succs = [blocks[end]]
+    return between
 
 
 def _end_finally_clauses(blocks: "dict[int, Block]", protection: Protection) -> None:
@@ -230,6 +245,7 @@ def _end_finally_clauses(blocks: "dict[int, Block]", protection: Protection) -> 
         start = blocks[handler]
         end = Block(-handler - 1, 1 << 30)
         end.chain, end.level, end.height = start.chain, start.level + 1, start.height + 1
+        end.kind = "end"
         end.ops = [Op("Reraise", 0)]
         protection.finals[handler] = end
         for block in _within(start):
@@ -276,9 +292,12 @@ def _thread(graph: Graph) -> None:
         for way, follower in enumerate(block.succs):
             steps = 0
             while not follower.ops and len(follower.succs) == 1 and follower.succs[0] is not follower and steps < 1000:
-                if follower.kind != "plain":
+                after = follower.succs[0]
+                if follower.kind != "plain" or any(
+                    one in after.chain and one not in follower.chain for one in block.chain
+                ):
                     break
-                follower = follower.succs[0]
+                follower = after
                 steps += 1
             block.succs[way] = follower
 
@@ -291,7 +310,7 @@ def _merge(graph: Graph) -> None:
             continue
         while block.kind == "plain" and len(block.succs) == 1:
             follower = block.succs[0]
-            if follower is block or follower is graph.entry or len(follower.preds) != 1:
+            if follower is block or follower.kind == "end" or len(follower.preds) != 1:
                 break
             if block.ops and block.ops[-1].name == "PopExc":
                 break
@@ -370,7 +389,7 @@ def _split(graph: Graph, block: Block, size: int) -> Block:
     tail = Block(max(other.index for other in graph.blocks) + 1, block.start)
     tail.start = block.start + len(block.ops) - size
     tail.ops, tail.succs = block.ops[-size:], block.succs
-    tail.chain, tail.level, tail.height = block.chain, block.level, block.height
+    tail.chain, tail.level, tail.height = block.chain, tail.succs[0].level, tail.succs[0].height
     block.ops, block.succs = block.ops[:-size], [tail]
     graph.blocks.append(tail)
     return tail
