@@ -33,7 +33,7 @@ ONE_TRIAL: Sequence[Settings] = ({},)
 
 
 def compare(
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, Any],  # Arm, but mypy joins functions of unlike signatures to something uncallable
     subject: Any,
     *,
     seeds: Sequence[int],
