@@ -1,4 +1,4 @@
-"""A hub of eleven small networks that saw MNIST in eleven ways, and the truth of how each fine-tunes on digits.
+"""A hub of eleven small networks that saw MNIST in eleven ways, and how each fine-tunes on other digits.
 
 MNIST is padded and pooled to the 8 × 8 pixels of scikit-learn's digits, so that features can transfer.
 """
@@ -23,7 +23,7 @@ TARGET_SAMPLES = 150
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one network of the hub comes to be: its blocks' widths, its epochs, and what became of its labels."""
+    """How a network of the hub comes to be: its blocks' widths, its epochs, what became of its labels."""
 
     widths: tuple[int, ...] = (32, FEATURES)
     epochs: int = 4
@@ -98,7 +98,7 @@ def fine_tuned_accuracy(
     slow = {"params": list(body.parameters()), "lr": 0.005}
     fast = {"params": list(head.parameters()), "lr": 0.05}
     optimizer = torch.optim.SGD([slow, fast], momentum=0.9)
-    for rows in _batches(len(train.labels), 32, epochs, torch.Generator().manual_seed(seed)):
+    for rows in _batches(len(train.labels), 16, epochs, torch.Generator().manual_seed(seed)):
         _step(tuned, optimizer, train.images[rows], train.labels[rows])
     with torch.no_grad():
         return (tuned.eval()(test.images).argmax(dim=1) == test.labels).float().mean().item()
