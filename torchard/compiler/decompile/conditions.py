@@ -3,7 +3,7 @@
 import ast
 from typing import Any
 
-from torchard.compiler.decompile import expressions
+from torchard.compiler.decompile import expressions, loops
 from torchard.compiler.decompile.cfg import Block
 from torchard.compiler.decompile.slots import Impure, Slot, Unstructured
 from torchard.compiler.decompile.stack import Stack
@@ -51,6 +51,7 @@ class Conditions:
     def __init__(self, graph: Any, scope: Any) -> None:
         self.graph = graph
         self.scope = scope
+        self.structure: Any = None
         self.done: "set[Block]" = set()
         self._conds: "dict[Any, list[Cond]]" = {}
         self._impure: "set[Block]" = set()
@@ -158,6 +159,8 @@ class Conditions:
         height = len(slots)
         try:
             while True:
+                while loops.inlined(stack, block):
+                    block = loops.comprehension(self.structure, stack, block, visited)
                 visited.append(block)
                 last = block.ops[-1].name if block.ops else ""
                 if last not in ("Branch", "BranchKeep"):
@@ -175,7 +178,7 @@ class Conditions:
                     if after is None:
                         return
                     block = after
-                if not self._foldable(block, visited):
+                if not self._foldable(block, visited) and not loops.inlined(stack, block):
                     return
         except (Impure, Unstructured):
             return
@@ -241,6 +244,9 @@ class Conditions:
         start = block
         try:
             while block is not goal:
+                if loops.inlined(stack, block):
+                    block = loops.comprehension(self.structure, stack, block, trail)
+                    continue
                 if block.kind != "plain" or block in self.graph.loops or block in self.done or block in self._impure:
                     raise Impure
                 if block.chain != goal.chain or block.level != goal.level:

@@ -62,10 +62,13 @@ def store(stack: Stack, ops: "list[Op]", place: int) -> int:
         _store_row(stack, [other.arg for other in ops[place : place + count]])
         return count
     value = stack.slots[-1]
-    stack.scope.note_store(kind, identifier)
-    stack.touch(identifier)
+    if value.data != ("cleared", identifier):
+        stack.scope.note_store(kind, identifier)
+        stack.touch(identifier)
     target = name(identifier, STORE)
-    if value.kind == "aug" and _names(value.data[0], identifier) and not value.data[3]:
+    if value.kind == "mark" and value.data == ("cleared", identifier):
+        stack.slots.pop()  # an inlined comprehension gives its variable back
+    elif value.kind == "aug" and _names(value.data[0], identifier) and not value.data[3]:
         stack.slots.pop()
         stack.emit(ast.AugAssign(target, value.data[1], value.data[2]))
     elif value.kind in ("module", "imported"):
@@ -505,6 +508,23 @@ def optional_target(stack: Stack) -> Target:
     return target
 
 
+def load_clear(stack: Stack, op: Op) -> None:
+    """An inlined comprehension puts the variable of the same name away."""
+    stack.push("mark", data=("cleared", op.arg[1]))
+
+
+def load_locals(stack: Stack, op: Op) -> None:
+    stack.push("mark", data="locals")
+
+
+def load_from_dict(stack: Stack, op: Op) -> None:
+    """A class body looks into its own names first, then into a cell or the globals."""
+    if not stack.slots or stack.slots[-1].data != "locals":
+        raise Unstructured("a name is looked up in a computed dict")
+    stack.slots.pop()
+    stack.push("ordered", name(op.arg[1]))
+
+
 def _ignore(stack: Stack, op: Op) -> None:
     pass
 
@@ -517,5 +537,6 @@ HANDLERS: "dict[str, Any]" = {
     "Copy": copy, "Swap": swap, "Pop": pop, "Yield": yield_value, "YieldFrom": yield_from, "Await": await_value,
     "GetIter": get_iter, "GetAiter": get_iter, "Raise": raise_statement, "Return": return_statement, "Common": common,
     "BuildClass": build_class, "Convert": convert, "Format": format_value, "SetupAnnotations": setup_annotations,
+    "LoadClear": load_clear, "LoadLocals": load_locals, "LoadFromDict": load_from_dict,
     "PrintExpr": print_expression, "Jump": _ignore, **BUILDERS,
 }  # fmt: skip

@@ -139,6 +139,8 @@ def _rewrite(ops: "list[Op]", index: int, stack: "tuple[str, ...]", dead: "set[i
         op.name = "SuperAttr"
     elif name == "EnterWith" and op.arg and ops[index + 1].name == "Await":
         dead.add(index + 1)
+    elif name == "Store" and op.arg == ("name", "__firstlineno__") and ops[index - 1].name == "Const":
+        dead.update((index - 1, index))  # a class body's line number: no two sources agree on it
     elif name == "Call":
         _rewrite_call(ops, index, stack, dead)
 

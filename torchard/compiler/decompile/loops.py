@@ -5,14 +5,24 @@ from typing import Any
 
 from torchard.compiler.decompile import expressions
 from torchard.compiler.decompile.cfg import Block
-from torchard.compiler.decompile.conditions import Cond, negate
-from torchard.compiler.decompile.slots import Impure, Target, Unstructured
+from torchard.compiler.decompile.slots import Impure, Slot, Target, Unstructured
 from torchard.compiler.decompile.stack import Stack
+
+
+def _negate(expr: ast.expr) -> ast.expr:
+    from torchard.compiler.decompile.conditions import negate
+
+    return negate(expr)
 
 
 def loop(s: Any, stack: Stack, header: Block, ctx: Any) -> "Block | None":
     """Write the loop at ``header``; return the block behind it."""
     s.align(stack, header)
+    if inlined(stack, header):
+        found: "list[Block]" = []
+        after = comprehension(s, stack, header, found)
+        s.done.update(found)
+        return after
     if steps(header):
         return _for(s, stack, header, ctx)
     stack.freeze()
@@ -26,6 +36,45 @@ def loop(s: Any, stack: Stack, header: Block, ctx: Any) -> "Block | None":
 def steps(header: Block) -> bool:
     """Does the block take the next item of an iterator?"""
     return bool(header.ops) and header.ops[0].name in ("ForIter", "AsyncForIter")
+
+
+def inlined(stack: Stack, header: Block) -> bool:
+    """Is this the loop of a comprehension that the compiler wrote in place (3.12 and later)?"""
+    slots = stack.slots
+    if not steps(header) or len(slots) < 3 or slots[-1].kind != "iter" or slots[-2].kind != "owned":
+        return False
+    return slots[-3].kind == "mark" and slots[-3].data[:1] == ("cleared",)
+
+
+def comprehension(s: Any, stack: Stack, header: Block, found: "list[Block]") -> Block:
+    """Replace the display being built and the iterator by the comprehension; add its blocks to ``found``."""
+    from torchard.compiler.decompile.functions import from_loop
+    from torchard.compiler.decompile.structure import Context
+
+    iterator, display = stack.slots.pop(), stack.slots.pop()
+    inside, outside = header.succs
+    node: Any = (ast.AsyncFor if header.ops[0].name == "AsyncForIter" else ast.For)(None, iterator.expr, [], [])
+    target = Target()
+    target.done = lambda place: setattr(node, "target", place)
+    part = Stack(s.scope, [Slot("mark", data="outside") for _ in stack.slots])
+    collected = s.scope.settings.special("collected")
+    part.push("pure", ast.Name(collected, ast.Load()), frozenset((collected,)))
+    part.push("mark", data="iterator")
+    part.push("target", data=target)
+    before = set(s.done)
+    s.done.add(header)
+    try:
+        s.sequence(part, inside, Context(header, header, None, None))
+    finally:
+        found.extend(block for block in s.done if block not in before)
+        s.done.clear()
+        s.done.update(before)
+    node.body = part.out
+    kinds: "dict[type, str]" = {ast.List: "<listcomp>", ast.Set: "<setcomp>", ast.Dict: "<dictcomp>"}
+    if getattr(display.expr, "elts", None) or getattr(display.expr, "keys", None):
+        raise Unstructured("a comprehension on a display with elements")
+    stack.push("ordered", from_loop(kinds[type(display.expr)], node), iterator.reads)
+    return outside
 
 
 def _for(s: Any, stack: Stack, header: Block, ctx: Any) -> "Block | None":
@@ -58,13 +107,13 @@ def _for(s: Any, stack: Stack, header: Block, ctx: Any) -> "Block | None":
     return after
 
 
-def _while(s: Any, stack: Stack, header: Block, ctx: Any, cond: Cond) -> "Block | None":
+def _while(s: Any, stack: Stack, header: Block, ctx: Any, cond: Any) -> "Block | None":
     from torchard.compiler.decompile.structure import Context
 
     body = s.graph.loops[header]
     s.done.update(cond.members)
     inside, outside = (cond.yes, cond.no) if cond.yes in body else (cond.no, cond.yes)
-    test = cond.expr if cond.yes in body else negate(cond.expr)
+    test = cond.expr if cond.yes in body else _negate(cond.expr)
     follow = _follow(s, header, outside, ctx)
     part = Stack(s.scope, list(stack.slots))
     s.sequence(part, inside, Context(header, header, follow, ctx.region))
@@ -104,7 +153,7 @@ def same_code(one: Block, two: Block) -> bool:
     return all(a.name == b.name and type(a.arg) is type(b.arg) and a.arg == b.arg for a, b in zip(one.ops, two.ops))
 
 
-def _header_test(s: Any, stack: Stack, header: Block, body: "set[Block]") -> "Cond | None":
+def _header_test(s: Any, stack: Stack, header: Block, body: "set[Block]") -> Any:
     """The loop's condition, if the header does nothing but test and one way leads out."""
     if header.kind != "plain" or not header.ops or header.ops[-1].name != "Branch":
         return None

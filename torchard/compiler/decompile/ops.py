@@ -122,6 +122,7 @@ EFFECTS: "dict[str, Any]" = {
     "Reraise": _fixed(1, 0),
     "EndAsyncFor": _fixed(2, 0),
     "CleanupThrow": _fixed(3, 2),
+    "StopIterationError": _fixed(1, 1),
     "MatchSeq": _fixed(0, 1),
     "MatchMap": _fixed(0, 1),
     "MatchKeys": _fixed(0, 1),

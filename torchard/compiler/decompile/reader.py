@@ -189,7 +189,18 @@ def _fold_sends(ops: "list[Op]") -> "list[Op]":
             op.target = _after_loop(ops, op.target)
         elif name == "Generator":
             dead.update((index, index + 1))
+        elif name == "CallKw":
+            _split_keywords(ops, index)
     return drop(ops, dead) if dead else ops
+
+
+def _split_keywords(ops: "list[Op]", index: int) -> None:
+    """Keyword names that lie on the stack (all but 3.11 and 3.12) become part of the call."""
+    names = ops[index - 1]
+    if names.name != "Const" or not isinstance(names.arg, tuple):
+        raise UnsupportedOpcode("CALL_KW with computed names", sys.version.split()[0])
+    names.name = "KwNames"
+    ops[index].name, ops[index].arg = "Call" if VERSION >= (3, 11) else "CallPlain", (ops[index].arg, ())
 
 
 def _fold_send(ops: "list[Op]", index: int, dead: "set[int]") -> None:

@@ -40,6 +40,7 @@ class Structure:
         self.graph = graph
         self.protection = protection
         self.conditions = Conditions(graph, scope)
+        self.conditions.structure = self
         self.done = self.conditions.done
         self.attempt = scope.settings.attempt
         self._leaves: "dict[Block, frozenset[Block]]" = {}

@@ -65,6 +65,9 @@ class _Side:
             self.local[op.arg[1]] = stack.pop()
         elif name == "Delete" and op.arg[0] == "fast" and self.local.get(op.arg[1], _UNBOUND) != _UNBOUND:
             self.local[op.arg[1]] = _UNBOUND
+        elif name == "LoadClear":
+            stack.append(self.local.get(op.arg[1], _UNBOUND))
+            self.local[op.arg[1]] = _UNBOUND
         elif name == "Copy":
             stack.append(stack[-op.arg])
         elif name == "Swap":
@@ -123,7 +126,7 @@ def _truth(test: str, key: Any) -> "bool | None":
 class _Lockstep:
     def __init__(self, a: "list[Op]", b: "list[Op]", keys: Any, counter: "str | None") -> None:
         self.a, self.b, self.keys, self.counter = a, b, keys, counter
-        self.names = sorted({op.arg[1] for op in a + b if op.name in ("Load", "Store", "Delete") and op.arg[0] == "fast"})
+        self.names = sorted({op.arg[1] for op in a + b if op.name in ("Load", "Store", "Delete", "LoadClear") and op.arg[0] == "fast"})
         self.states: dict = {}
         self.todo: list = []
 
