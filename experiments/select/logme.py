@@ -7,118 +7,44 @@ at least 0.4 for LogME, its pick at least 1 point above the hub's mean and withi
 scoring 50 times as fast as tuning; every pre-trained model above every random one; twice as fast.
 """
 
-import argparse
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from scipy.stats import kendalltau, weightedtau
 from torch import Tensor
 
 from experiments import record
-from experiments.select.digits_hub import HUB, Digits, fine_tuned_accuracy, load_digits, look, pretrain, split
+from experiments.select.scoring import COLUMNS, options, row, run_trials, told
 from torchard import hub
-from torchard.cli.console import Column, progress
+from torchard.cli.console import progress
 from torchard.core.data import load_task
 from torchard.select.logme import logme
 from torchard.select.rank import rank
-from torchard.select.scorers import Look, scorers
+from torchard.select.scorers import scorers
 
 CLAIM = (
     "LogME: τ_w ≥ 0.4, its pick ≥ hub mean + 1 point and within 1 point of the best, ≥ 50 times as fast as "
     "tuning; on elpv every pre-trained model above every random copy; twice as fast as a plain fixed point."
 )
-COLUMNS = [
-    Column("scorer"),
-    Column("tau", head="weighted τ", digits=2, spread="tau sd"),
-    Column("kendall", head="Kendall τ", digits=2, spread="kendall sd"),
-    Column("above", head="pick above hub mean", unit="points", scale=100, digits=2, spread="above sd"),
-    Column("regret", head="pick below best", unit="points", scale=100, digits=2, spread="regret sd"),
-    Column("faster", head="times faster than tuning", digits=0),
-]
 
 
 def main() -> None:
     """Measure all three, print the table and write ``results/logme.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--splits", type=int, default=3)
+    parser = options(__doc__, "results/logme.json")
+    parser.add_argument("--cells", type=int, default=400, help="solar cells to rank on; 0 for none")
     parser.add_argument(
-        "--source", type=int, default=None, help="fewer source digits, for a trial of the script"
+        "--features", type=int, nargs=3, default=[5000, 1280, 100], help="n d k for the speed"
     )
-    parser.add_argument(
-        "--cells", type=int, default=400, help="solar cells to rank on; 0 leaves this part out"
-    )
-    parser.add_argument(
-        "--features", type=int, nargs=3, default=[5000, 1280, 100], help="for the speed: n d k"
-    )
-    parser.add_argument("--results", default="results/logme.json")
     given = parser.parse_args()
-    source, target = load_digits("mnist"), load_digits("digits")
-    source = source[torch.arange(given.source or len(source.labels))]
-    trials = [
-        trial for seed in range(given.seeds) for trial in seed_trials(seed, source, target, given.splits)
-    ]
+    trials = run_trials(list(scorers()), given)
     rows = [row(name, trials) for name in trials[0]["scores"]]
     cells = rank_cells(given.cells) if given.cells else None
     speed = compare_speed(*given.features)
     details = {"trials": trials, "elpv": cells, "speed": speed}
     text = verdict(rows, cells, speed)
     record.save(given.results, rows, COLUMNS, claim=CLAIM, verdict=text, details=details)
-
-
-def seed_trials(seed: int, source: Digits, target: Digits, splits: int) -> list[dict[str, Any]]:
-    """Pre-train the hub once, then score and fine-tune it on each split."""
-    models = {name: pretrain(recipe, source, seed) for name, recipe in HUB.items()}
-    trials = []
-    for part in range(splits):
-        train, test = split(target, 100 * seed + part)
-        start = time.perf_counter()
-        truth = {name: fine_tuned_accuracy(model, train, test, seed=seed) for name, model in models.items()}
-        tuning = time.perf_counter() - start
-        looks, looking = zip(*(look(model, train) for model in models.values()), strict=True)
-        scored = {name: timed_scores(name, models, looks) for name in scorers()}
-        trials.append(
-            {
-                "seed": seed,
-                "split": part,
-                "truth": truth,
-                "tuning seconds": tuning,
-                "scores": {name: values for name, (values, _) in scored.items()},
-                "seconds": {name: sum(looking) + seconds for name, (_, seconds) in scored.items()},
-            }
-        )
-        progress().print(
-            f"seed {seed}, split {part}: best {max(truth.values()):.3f}, tuned in {tuning:.0f} s"
-        )
-    return trials
-
-
-def timed_scores(name: str, models: Iterable[str], looks: Iterable[Look]) -> tuple[dict[str, float], float]:
-    """One scorer over the hub, by model, and its seconds."""
-    start = time.perf_counter()
-    values = {model: scorers()[name].score(one) for model, one in zip(models, looks, strict=True)}
-    return values, time.perf_counter() - start
-
-
-def row(name: str, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One scorer's line: means and spreads over all trials."""
-    figures: dict[str, list[float]] = {key: [] for key in ("tau", "kendall", "above", "regret")}
-    for trial in trials:
-        truth, scores = trial["truth"], trial["scores"][name]
-        pick = truth[max(scores, key=lambda model: scores[model])]
-        values = [scores[model] for model in truth]
-        figures["tau"].append(float(weightedtau(values, list(truth.values())).statistic))
-        figures["kendall"].append(float(kendalltau(values, list(truth.values())).statistic))
-        figures["above"].append(pick - statistics.fmean(truth.values()))
-        figures["regret"].append(max(truth.values()) - pick)
-    summary: dict[str, Any] = {"scorer": name}
-    for key, values in figures.items():
-        summary |= {key: statistics.fmean(values), f"{key} sd": statistics.pstdev(values)}
-    ratios = [trial["tuning seconds"] / trial["seconds"][name] for trial in trials]
-    return summary | {"faster": statistics.median(ratios)}
 
 
 def rank_cells(samples: int) -> dict[str, float]:
@@ -188,7 +114,7 @@ def verdict(
         lowest = min(score for name, score in cells.items() if not name.endswith("random"))
         highest = max(score for name, score in cells.items() if name.endswith("random"))
         parts.append((f"elpv: pre-trained ≥ {lowest:.3f}, random ≤ {highest:.3f}", lowest > highest))
-    return "; ".join(f"{text}: {'as expected' if met else 'not as expected'}" for text, met in parts) + "."
+    return told(parts)
 
 
 if __name__ == "__main__":

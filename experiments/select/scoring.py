@@ -1,0 +1,124 @@
+"""Score a hub of small networks on 150 digits, fine-tune each, and see how well scores foretold it."""
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from scipy.stats import kendalltau, weightedtau
+
+from experiments import record
+from experiments.select.digits_hub import HUB, Digits, fine_tuned_accuracy, load_digits, look, pretrain, split
+from torchard.cli.console import Column, progress
+from torchard.select.scorers import Look, scorers
+
+COLUMNS = [
+    Column("scorer"),
+    Column("tau", head="weighted τ", digits=2, spread="tau sd"),
+    Column("kendall", head="Kendall τ", digits=2, spread="kendall sd"),
+    Column("above", head="pick above hub mean", unit="points", scale=100, digits=2, spread="above sd"),
+    Column("regret", head="pick below best", unit="points", scale=100, digits=2, spread="regret sd"),
+    Column("faster", head="times faster than tuning", digits=0),
+]
+
+
+def judge(name: str, *, beside: Sequence[str] = ("logme", "knn"), least_tau: float = 0.3, about: str) -> None:
+    """Measure one scorer with others ``beside`` it, print the table and write ``results/<name>.json``."""
+    given = options(about, f"results/{name}.json").parse_args()
+    trials = run_trials([name, *beside], given)
+    rows = [row(one, trials) for one in trials[0]["scores"]]
+    own = rows[0]
+    claim = (
+        f"Weighted τ at least {least_tau}, the pick within 2 points of the best, a score in under a second."
+    )
+    slowest = max(trial["seconds"][name] / len(HUB) for trial in trials)
+    text = told(
+        [
+            (f"τ_w {own['tau']:.2f}", own["tau"] >= least_tau),
+            (f"pick {100 * own['regret']:.1f} points below the best", own["regret"] <= 0.02),
+            (f"{slowest:.2f} s a model", slowest < 1),
+        ]
+    )
+    record.save(given.results, rows, COLUMNS, claim=claim, verdict=text, details={"trials": trials})
+
+
+def options(about: str | None, results: str) -> argparse.ArgumentParser:
+    """Return the options every experiment on scorers takes."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--splits", type=int, default=3)
+    parser.add_argument("--source", type=int, default=None, help="fewer source digits, for a trial")
+    parser.add_argument("--results", default=results)
+    return parser
+
+
+def run_trials(names: Sequence[str], given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return truth, scores and seconds of every seed and split."""
+    source, target = load_digits("mnist"), load_digits("digits")
+    source = source[torch.arange(given.source or len(source.labels))]
+    return [
+        trial
+        for seed in range(given.seeds)
+        for trial in seed_trials(names, seed, source, target, given.splits)
+    ]
+
+
+def seed_trials(
+    names: Sequence[str], seed: int, source: Digits, target: Digits, splits: int
+) -> list[dict[str, Any]]:
+    """Pre-train the hub once, then score and fine-tune it on each split."""
+    models = {name: pretrain(recipe, source, seed) for name, recipe in HUB.items()}
+    trials = []
+    for part in range(splits):
+        train, test = split(target, 100 * seed + part)
+        start = time.perf_counter()
+        truth = {name: fine_tuned_accuracy(model, train, test, seed=seed) for name, model in models.items()}
+        tuning = time.perf_counter() - start
+        looks, looking = zip(*(look(model, train) for model in models.values()), strict=True)
+        scored = {name: timed_scores(name, models, looks) for name in names}
+        trials.append(
+            {
+                "seed": seed,
+                "split": part,
+                "truth": truth,
+                "tuning seconds": tuning,
+                "scores": {name: values for name, (values, _) in scored.items()},
+                "seconds": {name: sum(looking) + seconds for name, (_, seconds) in scored.items()},
+            }
+        )
+        progress().print(
+            f"seed {seed}, split {part}: best {max(truth.values()):.3f}, tuned in {tuning:.0f} s"
+        )
+    return trials
+
+
+def timed_scores(name: str, models: Iterable[str], looks: Iterable[Look]) -> tuple[dict[str, float], float]:
+    """One scorer over the hub, by model, and its seconds."""
+    start = time.perf_counter()
+    values = {model: scorers()[name].score(one) for model, one in zip(models, looks, strict=True)}
+    return values, time.perf_counter() - start
+
+
+def row(name: str, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One scorer's line: means and spreads over all trials."""
+    figures: dict[str, list[float]] = {key: [] for key in ("tau", "kendall", "above", "regret")}
+    for trial in trials:
+        truth, scores = trial["truth"], trial["scores"][name]
+        pick = truth[max(scores, key=lambda model: scores[model])]
+        values = [scores[model] for model in truth]
+        figures["tau"].append(float(weightedtau(values, list(truth.values())).statistic))
+        figures["kendall"].append(float(kendalltau(values, list(truth.values())).statistic))
+        figures["above"].append(pick - statistics.fmean(truth.values()))
+        figures["regret"].append(max(truth.values()) - pick)
+    summary: dict[str, Any] = {"scorer": name}
+    for key, values in figures.items():
+        summary |= {key: statistics.fmean(values), f"{key} sd": statistics.pstdev(values)}
+    ratios = [trial["tuning seconds"] / trial["seconds"][name] for trial in trials]
+    return summary | {"faster": statistics.median(ratios)}
+
+
+def told(parts: Iterable[tuple[str, bool]]) -> str:
+    """Return the verdict part by part."""
+    return "; ".join(f"{text}: {'as expected' if met else 'not as expected'}" for text, met in parts) + "."
