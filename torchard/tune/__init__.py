@@ -10,14 +10,19 @@ from torchard.tune.adapters import (
 )
 from torchard.tune.interface import TuneSummary
 from torchard.tune.ssf import ScaleShift
+from torchard.tune.statistics import HeldStatistics
+from torchard.tune.tune_mode import NoPairsError, TuneMode
 
 __all__ = [
     "AdapterMismatchError",
     "AdapterSpec",
+    "HeldStatistics",
+    "NoPairsError",
     "NotMergeableError",
     "NothingToSaveError",
     "ScaleShift",
     "SiteAdapter",
+    "TuneMode",
     "TuneSummary",
     "UnreachableSiteError",
 ]
