@@ -22,7 +22,14 @@ def test_tiles_show_what_it_costs_and_what_it_cost(record):
     assert tiles["Accuracy, test"]["value"].startswith("88.1")
     assert tiles["MACs per image"]["before"].endswith("400\N{NARROW NO-BREAK SPACE}M")
     assert tiles["Latency, one image"]["value"].startswith("4.60")
-    assert tiles["File"]["step"].startswith("−61")
+    assert tiles["ONNX file"]["step"].startswith("−61")
+
+
+def test_without_an_exported_file_of_both_the_weights_are_compared(tmp_path):
+    record = read_run(write_sample_run(tmp_path, stages=("data", "prune")))
+    tiles = {tile["name"]: tile for tile in headline(record)["tiles"]}
+    assert tiles["Weights"]["value"].startswith("5.40")
+    assert tiles["Latency, one image"]["before"].startswith("before: 14.2")
 
 
 def test_the_standard_error_is_the_binomial_one(record):

@@ -46,8 +46,9 @@ def export_onnx(
     """Write `model` to `path` as one ONNX file and return what the check on `images` found.
 
     A fresh process with ONNX Runtime, Pillow and NumPy, but without torch, names the same image files; every
-    label must be the eager model's and every logit within `atol`. Weights are stored in float32 and batch
-    normalisation is folded. `model` is left as it was. Some ten seconds for a MobileNet, one copy in memory.
+    label must be the eager model's and every probability within `atol`, as :func:`compare` says. Weights are
+    stored in float32 and batch normalisation is folded. `model` is left as it was. Some ten seconds for a
+    MobileNet, one copy in memory.
 
     Raises:
         UsageError: if `images` is empty.

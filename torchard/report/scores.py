@@ -118,4 +118,7 @@ def mistake(row: Mapping[str, Any]) -> dict[str, Any]:
 def _step(metric: str, old: float | None, new: float | None) -> str:
     if metric.endswith("accuracy"):
         return points(old, new)
-    return DASH if old is None or new is None else f"{new - old:+.3f}".replace("-", "−")
+    if old is None or new is None:
+        return DASH
+    step = round(new - old, 3)
+    return f"{'+' if step > 0 else '−' if step < 0 else '±'}{abs(step):.3f}"

@@ -124,6 +124,7 @@ def pruning(record: RunRecord) -> Section:
             mapping(record.prune, "validation_before"), mapping(record.prune, "validation_after")
         ),
         "chart": trade_off(record, metric=_metric(record)),
+        "metric": _metric(record),
         "groups": cut[:_ROWS],
         "more_groups": max(0, len(cut) - _ROWS),
         "untouched": len(groups) - len(cut),
@@ -137,11 +138,12 @@ def exported(record: RunRecord) -> Section:
     """The files written, how they were checked against the eager model, and how fast each answers."""
     if not record.export:
         return None
+    before = "ONNX Runtime" if text(record.export, "tuned", "file").endswith(".onnx") else "PyTorch"
     names = {
-        "tuned": "before pruning, ONNX Runtime",
-        "eager": "pruned, PyTorch",
-        "onnx": "pruned, ONNX Runtime",
-        "pt2": "pruned, torch.export",
+        "tuned": f"before pruning, {before}",
+        "eager": "final, PyTorch",
+        "onnx": "final, ONNX Runtime",
+        "pt2": "final, torch.export",
     }
     rows = [
         {
@@ -159,6 +161,7 @@ def exported(record: RunRecord) -> Section:
         "rows": rows,
         "images": number(record.export, "onnx", "images"),
         "threads": number(record.settings, "machine", "threads"),
+        "speedup": number(record.export, "speedup"),
     }
 
 
@@ -286,17 +289,25 @@ def _quality_tile(record: RunRecord) -> Section:
 
 
 def _cost_tiles(record: RunRecord) -> list[Section]:
+    """Like is compared with like: file with file and runtime with runtime, as far as the run went."""
     before, after = mapping(record.prune, "before"), mapping(record.prune, "after")
-    bytes_before = number(record.export, "tuned", "bytes") or number(before, "bytes")
-    bytes_after = number(record.export, "onnx", "bytes") or number(after, "bytes")
-    slow = number(record.export, "tuned", "latency_ms", "median") or number(before, "latency_ms")
-    fast = number(record.export, "onnx", "latency_ms", "median") or number(after, "latency_ms")
+    old, new = mapping(record.export, "tuned"), mapping(record.export, "onnx")
+    if text(old, "file"):
+        file = _cost_tile("ONNX file", number(old, "bytes"), number(new, "bytes"), _bytes)
+        slow, fast = number(old, "latency_ms", "median"), number(new, "latency_ms", "median")
+    else:
+        file = _cost_tile("Weights", number(before, "bytes"), number(after, "bytes"), _bytes)
+        slow, fast = number(before, "latency_ms"), number(after, "latency_ms")
     return [
         _cost_tile("MACs per image", number(before, "macs"), number(after, "macs"), amount),
         _cost_tile("Parameters", number(before, "params"), number(after, "params"), amount),
-        _cost_tile("File", bytes_before, bytes_after, lambda value: amount(value, "B")),
+        file,
         _cost_tile("Latency, one image", slow, fast, milliseconds),
     ]
+
+
+def _bytes(value: float | None) -> str:
+    return amount(value, "B")
 
 
 def _cost_tile(
@@ -394,7 +405,7 @@ def _before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[t
     shown: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
         ("MACs per image", "macs", amount),
         ("Parameters", "params", amount),
-        ("Weights", "bytes", lambda value: amount(value, "B")),
+        ("Weights", "bytes", _bytes),
         ("Latency, PyTorch", "latency_ms", milliseconds),
     )
     rows = [(name, number(before, key), number(after, key), show) for name, key, show in shown]
