@@ -72,6 +72,13 @@ def test_a_class_may_be_named_train(make_folder):
     assert load_folder(make_folder({"train": 5, "car": 5, "bus": 5})).classes == ("bus", "car", "train")
 
 
+def test_a_class_named_train_may_have_folders_of_its_own(make_folder):
+    assert load_folder(make_folder({"train/steam": 3, "train/diesel": 3, "car": 5})).classes == (
+        "car",
+        "train",
+    )
+
+
 def test_images_may_lie_deeper_in_a_class(make_folder):
     task = load_folder(make_folder({"a/x/y": 3, "a": 3, "b/z": 4}))
     assert Counter(np.concatenate([split.targets for split in task.splits.values()]).tolist()) == {0: 6, 1: 4}

@@ -31,6 +31,12 @@ def test_a_metric_is_taken_over_and_an_unknown_one_refused():
         load_task("digits", metric="f1")
 
 
+@pytest.mark.parametrize("seed", [-1, 1 << 32])
+def test_a_seed_out_of_range_is_refused(seed):
+    with pytest.raises(UsageError, match="must be from 0"):
+        load_task("digits", seed=seed)
+
+
 def test_a_root_that_would_do_nothing_is_refused(tmp_path):
     with pytest.raises(UsageError, match="does not apply to 'digits'"):
         load_task("digits", root=tmp_path)

@@ -134,3 +134,10 @@ def test_wrong_options_are_refused():
     plain = Split(SPLIT.images, SPLIT.targets, SPLIT.names)
     with pytest.raises(ValueError, match="no soft targets"):
         Loader(plain, SPEC, batch_size=1, shuffle=False, soft_targets=True)
+
+
+def test_a_restored_position_counts_once():
+    loader = Loader(SPLIT, SPEC, batch_size=5, shuffle=True)
+    loader.load_state_dict({"seed": 0, "epoch": 0, "position": 3})
+    next(iter(loader))
+    assert len(epoch(loader)) == 5

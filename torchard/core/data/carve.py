@@ -16,7 +16,7 @@ def complete_parts(
 
     Parts that are given stay as they are. Needs an image per class for train and for each part to be carved.
     """
-    result = list(parts)
+    result, generator = list(parts), np.random.default_rng(seed)
     for part, fraction in (("test", TEST_FRACTION), ("validation", VALIDATION_FRACTION)):
         if part in parts:
             continue
@@ -26,8 +26,7 @@ def complete_parts(
             [groups[row] for row in rows],
             [digests[row] for row in rows],
             fraction=fraction,
-            # The streams of the two parts differ, or validation would repeat the pattern of test.
-            generator=np.random.default_rng([seed, len(part)]),
+            generator=generator,
         )
         for position in chosen:
             result[rows[position]] = part

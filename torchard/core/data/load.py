@@ -33,6 +33,8 @@ def load_task(
         DataError: if nothing can be learnt from it, naming what is wrong.
         MissingExtraError: if it needs a package that is not installed.
     """
+    if not 0 <= seed < 1 << 32:
+        raise UsageError(f"`seed={seed}` must be from 0 to 4294967295")
     chosen = None if metric is None else checked_metric(metric)
     name, _, variant = spec.partition(":")
     if root is not None and not (name == "hf" or spec == "mnist:full" or _is_table(spec)):

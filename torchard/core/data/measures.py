@@ -89,8 +89,7 @@ def _auroc(scores: np.ndarray, truth: np.ndarray) -> float | None:
     occurring = np.unique(truth)
     if len(occurring) < 2:
         return None
-    columns = [1] if scores.shape[1] == 2 else occurring
-    return float(np.mean([roc_auc_score(truth == column, scores[:, column]) for column in columns]))
+    return float(np.mean([roc_auc_score(truth == label, scores[:, label]) for label in occurring]))
 
 
 def _per_class(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
