@@ -37,6 +37,9 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         for name in ("XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME"):
             patch.delenv(name, raising=False)
+        # xdist sets COLUMNS to the width of its own terminal.
+        for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR"):
+            patch.delenv(name, raising=False)
         patch.setenv("HF_HUB_OFFLINE", "1")
         # Only matplotlib's list of fonts is kept between runs: it takes seconds to build.
         patch.setenv("MPLCONFIGDIR", str(ROOT / ".cache" / "matplotlib"))

@@ -49,6 +49,17 @@ def test_a_table_too_wide_for_the_terminal_becomes_records_that_lose_nothing(cap
     assert max(map(len, lines)) <= 40
 
 
+@pytest.mark.parametrize("width", [20, 30, 40, 50, 80])
+def test_no_word_and_no_number_is_cut_at_any_width(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [{"image": "some words that can be wrapped", "sure": 31.25, "sd": 1.5}]
+    print_table(rows, [Column("image"), Column("sure", "confidence", unit="%", digits=1, spread="sd")])
+    out = capsys.readouterr().out
+    assert "31.2 ± 1.5" in out
+    assert {"some", "words", "that", "can", "be", "wrapped", "confidence", "[%]"} <= set(out.split())
+    assert max(map(len, out.splitlines())) <= width
+
+
 def test_without_a_terminal_lines_are_not_broken_at_80_columns(capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     print_line("word " * 20)

@@ -88,19 +88,18 @@ def print_table(rows: Sequence[Facts], columns: Sequence["Column"]) -> None:
     # Reckoned here: rich takes the longest word of "0.41 ± 0.01" for all the room the cell needs.
     least = [_least_width(*of) for of in zip((c.title for c in columns), stacks, numeric, strict=True)]
     wide = [max(map(cell_len, [column.title, *stack])) for column, stack in zip(columns, stacks, strict=True)]
-    gaps = 3 * (len(columns) - 1)
-    tight = sum(wide) + gaps > out.width
+    room = out.width - 3 * (len(columns) - 1)
+    if sum(least) > room:
+        _print_records(out, [column.title for column in columns], cells)
+        return
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for column, right, width in zip(columns, numeric, least, strict=True):
         side: JustifyMethod = "right" if right else "left"
-        most = width if tight and right else None
+        most = width if right and sum(wide) > room else None  # the heads of numbers wrap before names do
         grid.add_column(Text(column.title), justify=side, min_width=width, max_width=most)
     for line in cells:
         grid.add_row(*map(Text, line))
-    if sum(least) + gaps <= out.width:
-        out.print(grid)
-    else:
-        _print_records(out, [column.title for column in columns], cells)
+    out.print(grid)
 
 
 def safe(text: object) -> str:
