@@ -119,6 +119,7 @@ def test_a_target_out_of_reach_keeps_the_nearest_model_and_says_so(places, tmp_p
     assert facts["models"][1]["macs"] < facts["models"][0]["macs"]
 
 
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 RUN = """
 import sys, torch
 torch.set_num_threads(1)
@@ -129,31 +130,33 @@ fit(Settings(sys.argv[1], seconds=600.0, models=sys.argv[2], macs=parse_macs("0.
 """
 
 
-def start(places, run: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(places[0]), str(places[1]), str(run)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+def command(places, run: Path) -> list[str]:
+    return [sys.executable, "-c", RUN, str(places[0]), str(places[1]), str(run)]
+
+
+def run_to_the_end(places, run: Path) -> None:
+    ended = subprocess.run(command(places, run), env=ONE_THREAD, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def run_and_kill(places, run: Path, sign: str, delay: float) -> None:
+    """Kill the run soon after the file ``sign`` appears in its folder."""
+    with subprocess.Popen(command(places, run), env=ONE_THREAD, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (run / sign).exists():
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
 
 
 @pytest.mark.slow
 def test_a_run_killed_in_every_stage_ends_like_an_uninterrupted_one(places, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = start(places, whole)
-    assert process.wait() == 0, process.stderr.read().decode()
-    # A kill soon after each of these appears: in ranking, tuning, pruning, recovery and export.
+    run_to_the_end(places, whole)
+    # A kill soon after each of these appears: in tuning, pruning, recovery and export.
     chance = random.Random(0)
-    for sign in ("torchard.json", "rank.json", "tune.json", "recovery-plan.json", "export.json"):
-        process = start(places, killed)
-        while process.poll() is None and not (killed / sign).exists():
-            time.sleep(0.01)
-        time.sleep(chance.random() * 0.3)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    process = start(places, killed)
-    assert process.wait() == 0, process.stderr.read().decode()
+    for sign in ("rank.json", "tune.json", "recovery-plan.json", "prune.json"):
+        run_and_kill(places, killed, sign, delay=0.3 * chance.random())
+    run_to_the_end(places, killed)
     assert read(killed, "test") == read(whole, "test")
     for name in ("tuned.safetensors", "pruned.safetensors"):
         one, other = (load_tensors(run / name)[0] for run in (whole, killed))

@@ -45,7 +45,7 @@ def command(
     notes = progress()
     facts = fit(settings, out or default_folder(data), say=notes.print)
     emit(facts, show)
-    return 0 if facts["reached"] else 3
+    return 0 if facts["reached"] and facts["in_time"] else 3
 
 
 def default_folder(data: str) -> Path:
@@ -70,6 +70,7 @@ def show(facts: Facts) -> None:
     targets = ", ".join(f"{name} {limit}" for name, limit in facts["targets"].items())
     verdict = "reached" if facts["reached"] else "out of reach; this is the nearest"
     print_line(f"Target {targets}: {verdict}. {facts['test_images']} test images.")
-    print_line(f"Time: {facts['seconds']:.0f} s of {facts['budget_seconds']:.0f} s.")
+    late = "" if facts["in_time"] else "; too little for this data on this machine"
+    print_line(f"Time: {facts['seconds']:.0f} s of {facts['budget_seconds']:.0f} s{late}.")
     print_line(f"Report: {facts['report']}")
     print_line(f"Next: torchard predict {facts['run']} IMAGE   or   torchard serve {facts['run']}")

@@ -16,7 +16,7 @@ import torchard
 from torchard.core.data import load_task
 from torchard.core.run import RunFolder
 from torchard.pipeline.deploy import deploy
-from torchard.pipeline.job import SHARES, Job
+from torchard.pipeline.job import SHARES, Job, stopwatch
 from torchard.pipeline.prune import Pruned, prune
 from torchard.pipeline.rank import rank
 from torchard.pipeline.score import score
@@ -24,6 +24,7 @@ from torchard.pipeline.settings import Settings
 from torchard.pipeline.tune import Tuned, tune
 from torchard.report.page import write_report
 
+TOLERANCE = 1.1  # a run is in time if it takes at most so much of its budget
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "onnx", "onnxruntime", "scikit-learn")
 
 
@@ -50,13 +51,14 @@ def fit(settings: Settings, out: Path, *, say: Callable[[str], None] = lambda li
 @contextmanager
 def opened(settings: Settings, out: Path, *, say: Callable[[str], None] = lambda line: None) -> Iterator[Job]:
     """Load the data, take the run folder, and hand out the job that the stages work on."""
-    task = load_task(settings.data, seed=settings.seed, strict=settings.strict, metric=settings.metric)
+    with stopwatch() as seconds:
+        task = load_task(settings.data, seed=settings.seed, strict=settings.strict, metric=settings.metric)
     values = settings.to_json()
     with RunFolder.open(out, provenance() | values, same=list(values)) as run:
         run.write("data", task.summary())
         for note in task.notes:
             say(f"data: {note}")
-        yield Job(run, task, settings, say)
+        yield Job(run, task, settings, say, loading=seconds())
 
 
 def finish(job: Job, tuned: Tuned, pruned: Pruned) -> dict[str, Any]:
@@ -67,9 +69,11 @@ def finish(job: Job, tuned: Tuned, pruned: Pruned) -> dict[str, Any]:
         return {"file": "report.html"}
 
     job.stage("report", pruned.facts, compute)
-    stages = {name: job.spent(name) for name in SHARES}
-    timing = {"stages": stages, "total_seconds": sum(stages.values())}
-    job.run.write("timing", {"budget_seconds": job.settings.seconds, **timing})
+    if job.run.read("timing") is None:
+        stages: dict[str, float] = {"data": job.loading}
+        stages |= {name: job.spent(name) for name in SHARES}
+        total = {"budget_seconds": job.settings.seconds, "total_seconds": sum(stages.values())}
+        job.run.write("timing", {"stages": stages, **total})
     write_report(job.run.path)
     return summary(job)
 
@@ -107,6 +111,7 @@ def summary(job: Job) -> dict[str, Any]:
         "onnx": str(folder / export["onnx"]["file"]),
         "seconds": timing["total_seconds"],
         "budget_seconds": job.settings.seconds,
+        "in_time": timing["total_seconds"] <= TOLERANCE * job.settings.seconds,
         "report": str(folder / "report.html"),
         "run": str(folder),
     }

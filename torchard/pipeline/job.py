@@ -18,12 +18,16 @@ SHARES: dict[Stage, float] = {"rank": 0.10, "tune": 0.55, "prune": 0.25, "export
 
 @dataclass
 class Job:
-    """What every stage is handed. ``say`` receives one line of text per step, for people."""
+    """What every stage is handed. ``say`` receives one line of text per step, for people.
+
+    ``loading`` is how many seconds of the whole time went into reading the data.
+    """
 
     run: RunFolder
     task: Task
     settings: Settings
     say: Callable[[str], None] = field(default=lambda line: None)
+    loading: float = 0.0
 
     def stage(
         self,
@@ -54,7 +58,8 @@ class Job:
         A stage whose time is gone still gets a tenth of its share, so that a run always ends with a model.
         """
         stages = list(SHARES)
-        left = self.settings.seconds - sum(self.spent(stage) for stage in stages[: stages.index(name)])
+        used = self.loading + sum(self.spent(stage) for stage in stages[: stages.index(name)])
+        left = self.settings.seconds - used
         rest = sum(SHARES[stage] for stage in stages[stages.index(name) :])
         return SHARES[name] * max(left / rest, 0.1 * self.settings.seconds)
 

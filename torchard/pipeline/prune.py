@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ def cut(model: nn.Module, job: Job, spec: InputSpec) -> tuple[depgraph.PruneRepo
     try:
         plan, reached = _planned(graph, target), True
     except depgraph.UnreachableTargetError as error:
-        plan, reached = cast(depgraph.Plan, error.nearest), False
+        plan, reached = error.nearest, False
     model.zero_grad(set_to_none=True)
     return depgraph.apply(model, plan), reached
 
@@ -101,7 +101,7 @@ def compared(before: nn.Module, after: nn.Module, spec: InputSpec) -> tuple[dict
     return _costs(before, example, times.before), _costs(after, example, times.after)
 
 
-def kept(limits: Mapping[str, Limit], before: Mapping[str, float], after: Mapping[str, float]) -> bool:
+def kept(limits: Mapping[str, Limit], before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Return whether the costs ``after`` are within every limit."""
     names = {"macs": "macs", "params": "params", "latency": "latency_ms"}
     return all(after[names[name]] <= limit.amount(before[names[name]]) for name, limit in limits.items())
