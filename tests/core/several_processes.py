@@ -35,16 +35,18 @@ class StopAt(Callback):
             run.stop("one of us wished it")
 
 
-def trainer(folder: Path | None = None, callbacks=(), **budget) -> Trainer:
+def trainer(
+    folder: Path | None = None, callbacks=(), hidden: nn.Module | None = None, size=6, **budget
+) -> Trainer:
     generator = torch.Generator().manual_seed(0)
     inputs, targets = torch.randn(31, 6, generator=generator), torch.randn(31, 1, generator=generator)
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
+    model = nn.Sequential(nn.Linear(6, 16), hidden or nn.Tanh(), nn.Linear(16, 1))
     return Trainer(
         model,
         nn.functional.mse_loss,
         torch.optim.AdamW(model.parameters(), lr=0.02),
-        DataLoader(TensorDataset(inputs, targets), batch_size=6, shuffle=True),
+        DataLoader(TensorDataset(inputs, targets), batch_size=size, shuffle=True),
         evaluate=lambda model: {"error": nn.functional.mse_loss(model(inputs), targets)},
         callbacks=callbacks,
         folder=folder,
@@ -64,6 +66,9 @@ def main(root: Path) -> None:
     accumulated.fit(accumulate=2)
     trainer(root / "run", steps=9).fit()
     resumed = trainer(root / "run", epochs=4)
+    normalised = trainer(epochs=2, hidden=nn.BatchNorm1d(16), size=8)
+    normalised.fit()
+    state = normalised.model.state_dict()
     answer = {
         "history": result.history,
         "weights": weights(whole),
@@ -71,13 +76,13 @@ def main(root: Path) -> None:
         "sizes": seen.sizes[:6],
         "resumed history": resumed.fit().history[2:],
         "resumed": weights(resumed),
+        "normalised": {name: tensor.tolist() for name, tensor in state.items()},
         "stopped": trainer(callbacks=[StopAt()], epochs=2).fit().steps,
         "lines": len((root / "run" / "metrics.jsonl").read_text().splitlines()),
     }
-    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-        (root / "answer.json").write_text(json.dumps(answer))
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    (root / f"{rank}.json").write_text(json.dumps(answer))
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 

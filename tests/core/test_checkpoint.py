@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import resource
 import struct
 
 import numpy as np
@@ -211,6 +212,21 @@ def test_saving_over_the_file_loaded_from_keeps_the_loaded_values(tmp_path):
     checkpoint.save_tensors(path, {"a": tensors["a"] + 1})
     assert tensors["a"].equal(torch.arange(1000))
     assert checkpoint.load_tensors(path)[0]["a"].equal(torch.arange(1000) + 1)
+
+
+def test_a_full_disk_is_told_with_the_bytes_needed_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, {"w": torch.ones(10)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"No space to write .*: 400,\d\d\d bytes needed") as caught:
+            checkpoint.save(path, {"w": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert checkpoint.load(path)["w"].equal(torch.ones(10))
+    assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
 def test_files_are_those_of_the_safetensors_library(tmp_path):

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -475,64 +476,58 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         make(epochs=1, folder=tmp_path / "run").fit()
 
 
+class Signal(Callback):
+    """Send this process a signal in the middle of the step after ``step``."""
+
+    def __init__(self, step: int, number: int, times: int = 1) -> None:
+        self.step, self.number, self.times = step, number, times
+
+    def on_batch(self, run, batch):
+        for _ in range(self.times if run.step == self.step else 0):
+            os.kill(os.getpid(), self.number)
+        return batch
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
 def test_one_signal_finishes_the_step_saves_and_can_be_resumed(tmp_path, number):
-    class Signal(Callback):
-        def on_batch(self, run, batch):
-            if run.step == 6:
-                os.kill(os.getpid(), number)
-            return batch
-
-    whole = make(epochs=3, callbacks=[Growing()])
-    whole.fit()
     before = signal.getsignal(number)
+    whole = make(epochs=3)
+    whole.fit()
     options = {"epochs": 3, "folder": tmp_path / "run"}
-    Growing.__call__ = None
-    with pytest.raises(
-        InterruptedRunError, match="after step 7; the last good checkpoint is of step 7"
-    ) as caught:
-        make(callbacks=[Signal()], **options).fit()
+    told = "after step 7; the last good checkpoint is of step 7"
+    with pytest.raises(InterruptedRunError, match=told) as caught:
+        make(callbacks=[Signal(6, number)], **options).fit()
     assert "\n" not in str(caught.value)
     assert signal.getsignal(number) is before
-    state = checkpoint.load(tmp_path / "run" / "train-train.checkpoint.safetensors")
-    assert state["run"]["step"] == 7
-
-    class Quiet(Signal):
-        pass
-
-    Quiet.on_batch = Callback.on_batch
-    Quiet.__name__ = "Signal"
-    resumed = make(callbacks=[Quiet()], **options)
-    resumed.fit()
+    resumed = make(callbacks=[Signal(-1, number)], **options)
+    assert resumed.fit().steps == 15
     assert torch.equal(weights(whole), weights(resumed))
 
 
 def test_two_signals_stop_at_once_and_the_last_checkpoint_is_good(tmp_path, monkeypatch):
     monkeypatch.setattr(keeper, "SHARE", 0)
-    done = []
-
-    class Signals(Callback):
-        def on_batch(self, run, batch):
-            if run.step == 3:
-                os.kill(os.getpid(), signal.SIGINT)
-                os.kill(os.getpid(), signal.SIGINT)
-                done.append("went on")
-            return batch
-
+    diary: list[str] = []
+    callbacks = [Signal(3, signal.SIGINT, times=2), Diary("a", diary)]
     with pytest.raises(InterruptedRunError, match="at once"):
-        make(epochs=3, callbacks=[Signals()], folder=tmp_path / "run").fit(checkpoint_seconds=0)
-    assert done == []
+        make(epochs=3, callbacks=callbacks, folder=tmp_path / "run").fit(checkpoint_seconds=0)
+    assert diary[-2:] == ["a step 3", "a fit end"]
     state = checkpoint.load(tmp_path / "run" / "train-train.checkpoint.safetensors")
     assert state["run"]["step"] == 3
 
 
-def test_interrupted_without_a_folder_says_that_nothing_was_saved():
-    class Signal(Callback):
-        def on_step_end(self, run):
-            os.kill(os.getpid(), signal.SIGINT)
+def test_a_signal_during_the_last_evaluation_is_not_lost(tmp_path):
+    def evaluate(model):
+        os.kill(os.getpid(), signal.SIGINT)
+        return {}
 
+    with pytest.raises(InterruptedRunError, match="done and saved"):
+        make(epochs=1, evaluate=evaluate, folder=tmp_path / "run").fit()
+    assert make(epochs=1, folder=tmp_path / "run").fit().steps == 5
+
+
+def test_interrupted_without_a_folder_says_that_nothing_was_saved():
     with pytest.raises(InterruptedRunError, match="nothing was saved"):
-        make(epochs=3, callbacks=[Signal()]).fit()
+        make(epochs=3, callbacks=[Signal(0, signal.SIGINT)]).fit()
 
 
 class Poison(Callback):
@@ -697,20 +692,16 @@ def test_two_processes_train_to_the_same_weights_as_one(tmp_path):
     script = HERE / "several_processes.py"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent.parent)}
     two = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    launch = ["-m", "accelerate.commands.launch", *two.split(), "--main_process_port", "0"]
-    found = []
-    for name, command in (("one", []), ("two", launch)):
+    command = [sys.executable, "-m", "accelerate.commands.launch", *two.split(), "--main_process_port", "0"]
+    for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        done = subprocess.run(
-            [sys.executable, *command, script, tmp_path / name],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        found.append(json.loads((tmp_path / name / "answer.json").read_text()))
-    one, two = found
+    done = subprocess.run(
+        [*command, script, tmp_path / "two"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    runpy.run_path(str(script))["main"](tmp_path / "one")
+    answers = [tmp_path / "one" / "0.json", tmp_path / "two" / "0.json", tmp_path / "two" / "1.json"]
+    one, two, other = (json.loads(answer.read_text()) for answer in answers)
     for name in ("weights", "accumulated", "resumed"):
         assert two[name] == pytest.approx(one[name], abs=1e-6)
     for left, right in zip(one["history"] + one["resumed history"], two["history"] + two["resumed history"]):
@@ -718,3 +709,4 @@ def test_two_processes_train_to_the_same_weights_as_one(tmp_path):
     assert (one["sizes"], two["sizes"]) == ([6, 6, 6, 6, 6, 1], [3, 3, 3, 3, 3, 1])
     assert (one["stopped"], two["stopped"]) == (12, 3)
     assert one["lines"] == two["lines"]
+    assert two["normalised"] == other["normalised"]  # batch statistics too

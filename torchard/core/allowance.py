@@ -32,7 +32,7 @@ class Allowance:
         """Return the seconds since the start."""
         return time.monotonic() - self._zero
 
-    def used(self, *, epochs: float, steps: int) -> dict[str, float]:
+    def used(self, *, epochs: float | int, steps: int) -> dict[str, float]:
         """Return which part of each limit is used, at the time last written to ``clock``."""
         done = {"epochs": epochs, "steps": steps, "seconds": self.clock + self.closing}
         return {name: done[name] / limit for name, limit in self.limits.items()}

@@ -1,18 +1,18 @@
 """Notice a training that has gone wrong before it is saved over a good one."""
 
 import math
-from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch.optim import Optimizer
 
 from torchard.core.errors import DivergedError
 
 STILL_STEPS = 50
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
-    """Return the Euclidean norm of all gradients together; 0 if there are none."""
+def gradient_norm(optimizer: Optimizer) -> float:
+    """Return the Euclidean norm of all gradients the optimizer is about to use; 0 if there are none."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients).item() if gradients else 0.0
 

@@ -31,7 +31,7 @@ def postponed_interrupts() -> Iterator[Interruption]:
     Python delivers no signals, nothing changes.
 
     Raises:
-        InterruptedRunError: on the second signal.
+        InterruptedRunError: on the second signal, or at the end of a block that overlooked the first.
     """
     interruption = Interruption()
 
@@ -49,3 +49,5 @@ def postponed_interrupts() -> Iterator[Interruption]:
         for number, handler in before.items():
             # None: the handler was not set from Python and cannot be given back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if interruption:
+        raise InterruptedRunError(f"Stopped by {interruption.by}; what was begun is done and saved.")

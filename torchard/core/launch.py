@@ -14,6 +14,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from torchard.core.errors import UsageError
+from torchard.core.files import one_line
 from torchard.core.run import RunFolder, Stage, read_marker
 
 _PRECISIONS = ("no", "bf16", "fp16")
@@ -37,7 +38,10 @@ def accelerator_for(precision: str | None) -> Accelerator:
         # accelerate allows one precision per process; every fit here has its own.
         AcceleratorState._reset_state()
     # Without a GPU accelerate has to be told so, or every process launched would think itself alone.
-    accelerator = Accelerator(mixed_precision=wanted, cpu=not torch.accelerator.is_available())
+    try:
+        accelerator = Accelerator(mixed_precision=wanted, cpu=not torch.accelerator.is_available())
+    except ValueError as error:
+        raise UsageError(f"`precision={wanted!r}` is not to be had here: {one_line(error)}") from None
     if accelerator.num_processes == 1 and _wanted_several(os.environ):
         warnings.warn(_ONE_PROCESS, stacklevel=3)
     if accelerator.distributed_type in _SHARDED:

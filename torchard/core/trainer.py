@@ -152,7 +152,7 @@ class _Fit:
         (loss,) = mean_over_processes(self.accelerator, sum(parts))
         self.accelerator.unscale_gradients(self.optimizer)
         # Under fp16 gradients overflow now and then: the scaler skips that step and lowers its scale.
-        norm = gradient_norm(run.model.parameters()) if self.accelerator.scaler is None else 1.0
+        norm = gradient_norm(run.optimizer) if self.accelerator.scaler is None else 1.0
         self.watch.check(loss, norm, step=run.step + 1, saved=self.keeper.summary)
         self._tell("on_gradients")
         self.optimizer.step()
