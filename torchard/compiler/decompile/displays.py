@@ -55,7 +55,7 @@ def build(stack: Stack, op: Op) -> None:
         del stack.slots[-count:]
         stack.push("cells", data=cells)
         return
-    slots = stack.take(count * 2 if kind == "map" else count)
+    slots = stack.take(count * 2 if kind == "map" else count, slices=kind == "tuple")
     exprs = [slot.expr for slot in slots]
     if kind == "tuple":
         combine(stack, ast.Tuple(exprs, LOAD), slots, pure=True)

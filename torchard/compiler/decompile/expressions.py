@@ -212,7 +212,7 @@ def attribute(stack: Stack, op: Op) -> None:
 def subscript(stack: Stack, op: Op) -> None:
     if _refer(stack, 2, lambda base, key: ast.Subscript(base, key, LOAD)):
         return
-    slots = stack.take(2)
+    slots = stack.take(2, slices=True)
     combine(stack, ast.Subscript(slots[0].expr, slots[1].expr, LOAD), slots)
 
 
@@ -270,7 +270,7 @@ def store_attribute(stack: Stack, op: Op) -> None:
 def store_subscript(stack: Stack, op: Op) -> None:
     if _augmented(stack, 2, lambda base, key: ast.Subscript(base, key, STORE)):
         return
-    slots = stack.take(2)
+    slots = stack.take(2, slices=True)
     _store_into(stack, ast.Subscript(slots[0].expr, slots[1].expr, STORE), slots)
 
 
@@ -336,7 +336,7 @@ def delete_attribute(stack: Stack, op: Op) -> None:
 
 
 def delete_subscript(stack: Stack, op: Op) -> None:
-    base, key = stack.take(2)
+    base, key = stack.take(2, slices=True)
     stack.emit(ast.Delete([ast.Subscript(base.expr, key.expr, DELETE)]))
 
 
@@ -385,6 +385,12 @@ def swap(stack: Stack, op: Op) -> None:
     if len(slots) < op.arg:
         raise Unstructured("stack underflow")
     slots[-op.arg], slots[-1] = slots[-1], slots[-op.arg]
+
+
+def permute(stack: Stack, op: Op) -> None:
+    """Put the top of the stack into another order (a swap with a NULL, which is not on this stack)."""
+    top = stack.slots[-len(op.arg) :]
+    stack.slots[-len(op.arg) :] = [top[place] for place in op.arg]
 
 
 def pop(stack: Stack, op: Op) -> None:
@@ -534,7 +540,7 @@ HANDLERS: "dict[str, Any]" = {
     "Inplace": inplace, "Compare": compare, "ChainLink": chain_link, "Attr": attribute, "Subscr": subscript,
     "BinSlice": binary_slice, "StoreAttr": store_attribute, "StoreSubscr": store_subscript, "StoreSlice": store_slice,
     "DeleteAttr": delete_attribute, "DeleteSubscr": delete_subscript, "Unpack": unpack, "UnpackEx": unpack_ex,
-    "Copy": copy, "Swap": swap, "Pop": pop, "Yield": yield_value, "YieldFrom": yield_from, "Await": await_value,
+    "Copy": copy, "Permute": permute, "Swap": swap, "Pop": pop, "Yield": yield_value, "YieldFrom": yield_from, "Await": await_value,
     "GetIter": get_iter, "GetAiter": get_iter, "Raise": raise_statement, "Return": return_statement, "Common": common,
     "BuildClass": build_class, "Convert": convert, "Format": format_value, "SetupAnnotations": setup_annotations,
     "LoadClear": load_clear, "LoadLocals": load_locals, "LoadFromDict": load_from_dict,

@@ -131,8 +131,12 @@ def _rewrite(ops: "list[Op]", index: int, stack: "tuple[str, ...]", dead: "set[i
         while ops[follower].name != "Call":
             follower += 1
         ops[follower].arg = (ops[follower].arg[0], op.arg)
+    elif name == "Swap" and NULL in (stack[-1], stack[-op.arg]):
+        _rewrite_null_swap(op, stack, dead, index)
     elif name in ("Copy", "Swap"):
         op.arg -= stack[-op.arg :].count(NULL)
+    elif name == "Build" and op.arg == ("tuple", 0):
+        op.name, op.arg = "Const", ()
     elif name == "Method":
         op.name = "Attr"
     elif name == "SuperMethod":
@@ -143,6 +147,17 @@ def _rewrite(ops: "list[Op]", index: int, stack: "tuple[str, ...]", dead: "set[i
         dead.update((index - 1, index))  # a class body's line number: no two sources agree on it
     elif name == "Call":
         _rewrite_call(ops, index, stack, dead)
+
+
+def _rewrite_null_swap(op: Op, stack: "tuple[str, ...]", dead: "set[int]", index: int) -> None:
+    """A swap with a NULL moves the other value past those between: an order of the visible slots."""
+    places = list(range(-op.arg, 0))
+    after = [places[-1], *places[1:-1], places[0]] if op.arg > 1 else places
+    visible = [place for place in places if stack[place] != NULL]
+    order = tuple(visible.index(place) for place in after if stack[place] != NULL)
+    if order == tuple(range(len(order))):
+        dead.add(index)
+    op.name, op.arg = "Permute", order
 
 
 def _rewrite_call(ops: "list[Op]", index: int, stack: "tuple[str, ...]", dead: "set[int]") -> None:

@@ -26,6 +26,7 @@ class Placeholders:
     def _collect(self, values: Any) -> None:
         for value in values:
             if isinstance(value, CodeType):
+                self.objects.append(value)
                 self._collect(value.co_consts)
             elif type(value) is tuple:
                 self._collect(value)
@@ -100,9 +101,13 @@ def _complex(value: complex) -> ast.expr:
     return ast.BinOp(_float(real), sign, ast.Constant(complex(0.0, abs(imaginary))))
 
 
+_TELLING = ("dtype", "device", "layout", "memory_format", "type", "function", "builtin_function_or_method", "module")
+
+
 def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except Exception:
-        text = type(value).__name__
+    """What the object is. Only kinds whose ``repr`` is short and runs no user code are shown by it."""
+    kind = type(value).__name__
+    if kind not in _TELLING or type(value).__module__ not in ("torch", "builtins"):
+        return kind
+    text = value.__name__ if kind in _TELLING[4:] else repr(value)
     return "".join(sign if sign.isprintable() else " " for sign in text[:60])

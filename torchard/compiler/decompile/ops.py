@@ -131,6 +131,7 @@ EFFECTS: "dict[str, Any]" = {
     "CopyWithoutKeys": _fixed(1, 1),
     "Copy": _fixed(0, 1),
     "Swap": _fixed(0, 0),
+    "Permute": _fixed(0, 0),
     "Pop": _fixed(1, 0),
     "Return": _fixed(1, 0),
     "Raise": lambda arg: (arg, 0),

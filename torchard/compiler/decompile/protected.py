@@ -31,6 +31,8 @@ def try_node(s: Any, stack: Stack, node: Block, ctx: Any) -> Any:
     if kind == "finally":
         final = _final_body(s, stack, node, ctx)
         _append(stack, _try(body.out, [], [], final), line)
+        if end is not None:
+            _carry(stack, [body])
         return stop if end is STOP else end
     if kind == "group":
         raise Unstructured("except* has no structured form yet")
@@ -169,11 +171,32 @@ def _meet(s: Any, stack: Stack, ctx: Any, meeting: "Block | None", body: Any, cl
         s.sequence(clause.stack, clause.end, ctx.to(None))
         clause.node.body = clause.stack.out
     orelse: "list[ast.stmt]" = []
+    arrived = [clause.stack for clause in clauses if clause.end is STOP or _alike(s, clause.end, target)]
     if end is not None and end is not STOP and not _alike(s, end, target):
         branch = Stack(s.scope, list(part.slots))
-        s.sequence(branch, end, ctx.to(target))
+        if s.sequence(branch, end, ctx.to(target)) is not None:
+            arrived.append(branch)
         orelse = branch.out
+    elif end is not None:
+        arrived.append(part)
+    _carry(stack, arrived)
     return target, orelse
+
+
+def _carry(stack: Stack, arrived: "list[Stack]") -> None:
+    """Take over what lies on the stack behind the statement, if all ways there agree."""
+    if not arrived:
+        return
+    values = [[slot for slot in one.slots if slot.kind != "mark"] for one in arrived]
+    if any([slot.uid for slot in one] != [slot.uid for slot in values[0]] for one in values):
+        raise Unstructured("ways out of a protected range leave different values")
+    kept = [slot for slot in stack.slots if slot.kind == "mark"]
+    if len(values[0]) == len(stack.slots) - len(kept) and not kept:
+        stack.slots[:] = values[0]
+        return
+    if [slot.uid for slot in values[0]] != [slot.uid for slot in stack.slots if slot.kind != "mark"]:
+        merged = iter(values[0])
+        stack.slots[:] = [slot if slot.kind == "mark" else next(merged, slot) for slot in stack.slots] + list(merged)
 
 
 def _target(s: Any, ctx: Any, meeting: "Block | None", end: Any, others: "list[Any]", stop: Any) -> Any:
@@ -192,7 +215,10 @@ def _target(s: Any, ctx: Any, meeting: "Block | None", end: Any, others: "list[A
 
 def _alike(s: Any, one: Any, two: Any) -> bool:
     from torchard.compiler.decompile.loops import same_code
+    from torchard.compiler.decompile.structure import STOP
 
+    if one is None or one is STOP or two is STOP:
+        return False
     return one is two or (two is not None and s.small(one) and s.small(two) and same_code(one, two))
 
 
@@ -226,6 +252,8 @@ def with_block(s: Any, stack: Stack, block: Block, ctx: Any) -> Any:
     stack.append(kind(items, body))
     if end is not None and end is not STOP and not _alike(s, end, after):
         raise Unstructured("a context goes on at two places")
+    if end is not None:
+        _carry(stack, [part])
     return after
 
 

@@ -38,8 +38,11 @@ class Stack:
         self.slots.append(slot)
         return slot
 
-    def take(self, count: int) -> "list[Slot]":
-        """Pop ``count`` slots as expressions that may be evaluated one after the other, now."""
+    def take(self, count: int, *, slices: bool = False) -> "list[Slot]":
+        """Pop ``count`` slots as expressions that may be evaluated one after the other, now.
+
+        Only subscripts can hold ``a:b`` (``slices``); elsewhere it is written ``slice(a, b)``.
+        """
         if not count:
             return []
         slots = self.slots
@@ -50,8 +53,14 @@ class Stack:
             kind = slots[place].kind
             if kind not in ("const", "pure", "ordered", "owned"):
                 self._settle(place)
+            if not slices and _has_slice(slots[place].expr):
+                slot = slots[place]
+                slots[place] = Slot(slot.kind, _without_slice(slot.expr), slot.reads, slot.data, slot.uid, slot.seq)
         self._keep_order(base)
         taken = slots[base:]
+        for place, slot in enumerate(taken):
+            if slot.expr is None:  # a code object as a value
+                taken[place] = Slot("const", self.scope.literal(slot.data), NONE, slot.data)
         del slots[base:]
         return taken
 
@@ -202,7 +211,7 @@ class Stack:
         elif kind == "module":
             self.scope.store_import(self, slot, temporary)
         else:
-            self.append(ast.Assign([target], slot.expr))
+            self.append(ast.Assign([target], _without_slice(slot.expr)))
             self.scope.frozen.add(temporary)
 
     def _dereference(self, slot: Slot) -> ast.expr:
@@ -305,3 +314,17 @@ def combine(stack: Stack, expr: ast.expr, slots: "list[Slot]", *, pure: bool = F
     """Push an expression built from taken slots; it is pure only if asked for and all its parts are."""
     free = pure and all(slot.kind in ("const", "pure") for slot in slots)
     return stack.push("pure" if free else "ordered", expr, reads(slots))
+
+
+def _has_slice(expr: Any) -> bool:
+    return isinstance(expr, ast.Slice) or (isinstance(expr, ast.Tuple) and any(map(_has_slice, expr.elts)))
+
+
+def _without_slice(expr: Any) -> Any:
+    if isinstance(expr, ast.Slice):
+        nothing = ast.Constant(None)
+        parts = [expr.lower or nothing, expr.upper or nothing, *([expr.step] if expr.step else [])]
+        return ast.Call(name("slice"), parts, [])
+    if _has_slice(expr):
+        return ast.Tuple([_without_slice(element) for element in expr.elts], ast.Load())
+    return expr

@@ -8,6 +8,7 @@ from torchard.compiler.decompile.flow import Malformed, clean
 from torchard.compiler.decompile.ops import Op, UnsupportedOpcode
 from torchard.compiler.decompile.reader import read
 from torchard.compiler.decompile.verify import lockstep, walk
+from torchard.compiler.decompile.verify.cells import fold_cells
 from torchard.compiler.decompile.verify.constants import constant_key, nested_codes
 
 _KINDS = 0x4 | 0x8 | 0x20 | 0x80 | 0x100 | 0x200  # *args, **kwargs, generator, coroutine, iterable coroutine, async
@@ -35,7 +36,7 @@ def equivalent(a: CodeType, b: CodeType, *, counter: "str | None" = None) -> Equ
     if trouble:
         return Equivalence("unverified", trouble)
     try:
-        first, second = clean(read(a)).ops, clean(read(b)).ops
+        first, second = operations(a), operations(b)
     except (Malformed, UnsupportedOpcode) as error:
         return Equivalence("unverified", str(error))
     keys = _Keys(a, b)
@@ -109,4 +110,4 @@ def _same_name(a: CodeType, b: CodeType) -> bool:
 
 def operations(code: CodeType) -> "list[Op]":
     """Return the clean operations of ``code``, as the verifier reads them."""
-    return clean(read(code)).ops
+    return fold_cells(clean(read(code)).ops)

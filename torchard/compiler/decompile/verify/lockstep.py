@@ -10,7 +10,13 @@ _PEEKS = {  # operations that look below what they pop, at these places counted 
     "ForIter": (1,), "AsyncForIter": (1,), "ImportFrom": (1,), "GetLen": (1,), "MatchSeq": (1,), "MatchMap": (1,),
     "MatchKeys": (1, 2), "Match": (1,), "WithExcept": (1, 4), "CopyWithoutKeys": (1,),
 }  # fmt: skip
-_INTO = frozenset({"Append", "AddSet", "AddMap", "Extend", "UpdateSet", "UpdateDict", "MergeDict"})
+_INTO = {
+    "Append": "append", "AddSet": "add", "AddMap": "__setitem__", "Extend": "extend", "UpdateSet": "update",
+    "UpdateDict": "update", "MergeDict": "",
+}  # fmt: skip
+_GROWING = frozenset(_INTO.values()) - {""}
+_MAPS = {"Build", "ConstKeyMap"}
+_DISPLAYS = ("list", "set", "map")
 _BUDGET = 60_000
 
 
@@ -72,8 +78,13 @@ class _Side:
             stack.append(stack[-op.arg])
         elif name == "Swap":
             stack[-op.arg], stack[-1] = stack[-1], stack[-op.arg]
+        elif name == "Permute":
+            top = stack[-len(op.arg) :]
+            stack[-len(op.arg) :] = [top[place] for place in op.arg]
         elif name == "Pop":
             stack.pop()
+        elif name == "Attr" and op.arg in _GROWING and stack[-1][0] == "display":
+            stack[-1] = ("method", op.arg, stack[-1])  # a display is an exact list, set or dict: no user code runs
         else:
             return self.decide(op)
         self.index += 1
@@ -186,8 +197,23 @@ class _Lockstep:
         if one.name in ("Branch", "BranchKeep") and two.name in ("Branch", "BranchKeep"):
             self.step_branch(left, right, swapped=False)
             return
-        inverted = self._check(left, right, one, two)
-        first, second = self._operands(left, one), self._operands(right, two)
+        if one.name in _INTO and two.name == "Attr" and two.arg == _INTO[one.name]:
+            # the operation asks for an exact list, set or dict: so the same value on the other side is one
+            container = left.stack[-EFFECTS[one.name](one.arg)[0] - one.arg]
+            if container == right.stack[-1]:
+                right.stack[-1] = ("method", two.arg, container)
+                right.index += 1
+                self._go(left, right)
+                return
+        if one.name in _INTO or two.name in _INTO or self._grows(left, one) or self._grows(right, two):
+            self._grow(left, right, one, two)
+            return
+        if {one.name, two.name} <= _MAPS:
+            inverted = False
+            first, second = self._map(left, one), self._map(right, two)
+        else:
+            inverted = self._check(left, right, one, two)
+            first, second = self._operands(left, one), self._operands(right, two)
         if first != second:
             raise _Differ(f"operation {left.index} (line {one.line}): {one!r}: works on other values")
         self._handlers(left, right, one, two)
@@ -196,7 +222,8 @@ class _Lockstep:
         if one.name in ENDS:
             return
         pushes = EFFECTS[one.name](one.arg)[1] if one.name in EFFECTS else 1
-        results = [("new", n) for n in range(pushes)]
+        kind = "display" if one.name in _MAPS and (one.name == "ConstKeyMap" or one.arg[0] in _DISPLAYS) else "new"
+        results = [(kind, ("new", n)) for n in range(pushes)]
         left.stack.extend(results)
         right.stack.extend(results)
         left.index += 1
@@ -219,6 +246,39 @@ class _Lockstep:
             if all(op.name == "Branch" and op.arg in ("true", "false") for op in ahead):
                 return True
         raise _Differ(f"{where}: {one!r} / {two!r}")
+
+    def _grows(self, side: _Side, op: Op) -> bool:
+        """A call of a display's own method does what the growing operations do."""
+        if op.name != "Call" or op.arg[1] or len(side.stack) <= op.arg[0]:
+            return False
+        return side.stack[-op.arg[0] - 1][0] == "method"  # type: ignore[no-any-return]
+
+    def _grow(self, left: _Side, right: _Side, one: Op, two: Op) -> None:
+        parts = []
+        for side, op in ((left, one), (right, two)):
+            if op.name in _INTO:
+                *values, container = self._operands(side, op)
+                parts.append((_INTO[op.name], values, container))
+            elif self._grows(side, op):
+                method, *values = self._operands(side, op)
+                parts.append((method[1], values, method[2]))
+                side.stack.append(("const", ("NoneType", None)))
+            else:
+                raise _Differ(f"operation {left.index} (line {one.line}): {one!r} / {two!r}")
+            side.index += 1
+        if parts[0] != parts[1]:
+            raise _Differ(f"operation {left.index} (line {one.line}): {one!r} / {two!r}: grows otherwise")
+        self._handlers(left, right, one, two)
+        self._go(left, right)
+
+    def _map(self, side: _Side, op: Op) -> "list[Any]":
+        """Keys and values in turn, whether the keys lie on the stack or in a constant."""
+        operands = self._operands(side, op)
+        if op.name == "Build":
+            return operands if op.arg[0] == "map" else [op.arg, *operands]
+        *values, keys = operands
+        names = keys[1][1] if keys[0] == "const" and keys[1][0] == "tuple" else [None] * len(values)
+        return [part for key, value in zip(names, values) for part in (("const", key), value)]
 
     def _operands(self, side: _Side, op: Op) -> "list[Any]":
         stack = side.stack
@@ -277,14 +337,17 @@ def _leave(side: _Side, ways: "tuple[str, int, int, bool, bool]", way: int) -> "
 def _canonical(values: "list[Any]", *, paired: bool = False) -> "list[Any]":
     """Number the symbols by first place; constants, cells and unbound slots keep their names where certain."""
     numbers: dict = {}
-    result = []
-    for value in values:
-        if paired:
-            if value[0] == value[1] and value[0][0] in ("const", "cell", "unbound"):
-                result.append(value[0])
-                continue
-        elif value[0] in ("const", "cell", "unbound"):
-            result.append(value)
-            continue
-        result.append(numbers.setdefault(value, ("value", len(numbers))))
-    return result
+    return [_numbered(value, numbers, paired) for value in values]
+
+
+def _numbered(value: Any, numbers: "dict[Any, Any]", paired: bool) -> Any:
+    one, two = value if paired else (value, value)
+    if one == two and one[0] in ("const", "cell", "unbound"):
+        return one
+    if one[0] == two[0] == "method" and one[1] == two[1]:
+        return ("method", one[1], _numbered((one[2], two[2]) if paired else one[2], numbers, paired))
+    known = numbers.get(value)
+    if known is None:
+        kind = "display" if one[0] == two[0] == "display" else "value"
+        known = numbers[value] = (kind, len(numbers))
+    return known

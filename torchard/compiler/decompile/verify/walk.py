@@ -5,7 +5,7 @@ from typing import Any
 from torchard.compiler.decompile.ops import ENDS, Op
 
 NEGATED = {"in": "not in", "not in": "in", "is": "is not", "is not": "is"}
-HARMLESS = frozenset({"Const", "Copy", "Swap", "Pop", "PushExc", "PopExc", "Jump"})
+HARMLESS = frozenset({"Const", "Copy", "Swap", "Permute", "Pop", "PushExc", "PopExc", "Jump"})
 
 
 def difference(a: "list[Op]", b: "list[Op]", keys: Any) -> "str | None":
