@@ -12,7 +12,7 @@ from scipy.stats import kendalltau, weightedtau
 from experiments import record
 from experiments.select.digits_hub import HUB, Digits, fine_tuned_accuracy, load_digits, look, pretrain, split
 from torchard.cli.console import Column, progress
-from torchard.select.scorers import Look, scorers
+from torchard.select.scorers import JointScorer, Look, scorers
 
 COLUMNS = [
     Column("scorer"),
@@ -97,8 +97,12 @@ def seed_trials(
 def timed_scores(name: str, models: Iterable[str], looks: Iterable[Look]) -> tuple[dict[str, float], float]:
     """One scorer over the hub, by model, and its seconds."""
     start = time.perf_counter()
-    values = {model: scorers()[name].score(one) for model, one in zip(models, looks, strict=True)}
-    return values, time.perf_counter() - start
+    scorer, seen = scorers()[name], list(looks)
+    if isinstance(scorer, JointScorer):
+        values = scorer.combine([scorer.terms(one) for one in seen])
+    else:
+        values = [scorer.score(one) for one in seen]
+    return dict(zip(models, values, strict=True)), time.perf_counter() - start
 
 
 def row(name: str, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

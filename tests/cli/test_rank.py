@@ -60,7 +60,9 @@ def test_features_are_kept_in_the_cache_folder(networks, capsys, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-@pytest.mark.parametrize("arguments", [("--scorer", "beauty"), ("--models", "nonsense")], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [("--scorer", "beauty"), ("--scorer", "etran"), ("--models", "nonsense")], ids=str
+)
 def test_wrong_use_is_one_line_and_code_2(capsys, arguments):
     code, out, err = run(capsys, *arguments)
     assert code == 2

@@ -17,7 +17,19 @@ from torchard.core.errors import UsageError
 from torchard.hub import folder
 from torchard.select.rank import rank
 from torchard.select.ranking import Ranking
-from torchard.select.scorers import KNN, LEEP, LOGME, Look, named, pieces, scorers, standard_error
+from torchard.select.scorers import (
+    ETRAN,
+    H_SCORE,
+    KNN,
+    LEEP,
+    LOGME,
+    Look,
+    Scorer,
+    named,
+    pieces,
+    scorers,
+    standard_error,
+)
 
 
 def split(n: int, seed: int, classes: int = 3) -> Split:
@@ -274,7 +286,10 @@ def look(n: int = 120, seed: int = 0) -> Look:
     return Look(features, targets, (features[:, :4]).softmax(dim=1))
 
 
-@pytest.mark.parametrize("name", scorers())
+ALONE = [name for name, scorer in scorers().items() if isinstance(scorer, Scorer)]
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_every_scorer_ignores_order_and_names_and_prefers_true_labels(name):
     scorer, seen = named(name), look()
     order = torch.randperm(120, generator=torch.Generator().manual_seed(1))
@@ -286,7 +301,7 @@ def test_every_scorer_ignores_order_and_names_and_prefers_true_labels(name):
     assert scorer.score(Look(seen.features, seen.targets[order], seen.source_probs)) < score
 
 
-@pytest.mark.parametrize("name", scorers())
+@pytest.mark.parametrize("name", ALONE)
 def test_errors_are_of_the_size_of_the_spread_over_new_samples(name):
     """Draw 30 halves of a large pool; the error of one half should be near their spread."""
     scorer, pool = named(name), look(2000)
@@ -295,6 +310,16 @@ def test_errors_are_of_the_size_of_the_spread_over_new_samples(name):
     spread = float(np.std([scorer.score(draw) for draw in draws], ddof=1))
     error = float(np.mean([standard_error(pieces(scorer, draw)) for draw in draws[:3]]))
     assert spread / 2.5 < error < spread * 2.5
+
+
+def test_joint_scores_are_made_among_the_candidates_and_keep_their_column(task):
+    models = {f"net{i}": network(i) for i in range(3)}
+    ranking = rank(models, task, samples=60, beside=(KNN, ETRAN, H_SCORE))
+    assert list(ranking.rows[0].beside) == ["knn", "etran", "h_score"]
+    values = [row.beside["etran"] for row in ranking.rows]
+    assert max(values) <= 2
+    alone = rank({"net0": models["net0"]}, task, samples=60, beside=(ETRAN,))
+    assert alone.rows[0].beside["etran"] == 0
 
 
 def test_unknown_scorers_are_refused_with_the_names():

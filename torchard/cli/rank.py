@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from torchard.cli.console import Column, Facts, emit, print_line, print_table, progress
+from torchard.core.errors import UsageError
 
 BAR = 30
 
@@ -29,9 +30,13 @@ def command(
     from torchard.core.data import load_task
     from torchard.pipeline.rank import available
     from torchard.select.rank import rank
-    from torchard.select.scorers import named
+    from torchard.select.scorers import Scorer, named
 
     first, *others = [named(name.strip()) for name in scorer.split(",")]
+    if not isinstance(first, Scorer):
+        raise UsageError(
+            f"--scorer {scorer!r}: {first.name} has no error of its own; name another one first."
+        )
     names = available(models)
     task = load_task(data, seed=seed)
     notes = progress()

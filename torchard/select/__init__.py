@@ -2,6 +2,6 @@
 
 from torchard.select.logme import LogMEAccumulator, LogMEFit
 from torchard.select.ranking import Ranking
-from torchard.select.scorers import Look, Scorer
+from torchard.select.scorers import JointScorer, Look, Scorer
 
-__all__ = ["LogMEAccumulator", "LogMEFit", "Look", "Ranking", "Scorer"]
+__all__ = ["JointScorer", "LogMEAccumulator", "LogMEFit", "Look", "Ranking", "Scorer"]

@@ -17,9 +17,9 @@ METHOD = Method(
 def h_score(features: Array, targets: Array, *, shrinkage: bool = False) -> float:
     """Return tr(cov(features)⁺ cov(class means)); from 0 to min(d, classes − 1), higher is better.
 
-    Bao et al. 2019, definition 2; unchanged by any invertible affine map of the features. With fewer
+    Bao et al. 2019; unchanged by any invertible affine map of the features. With fewer
     samples than features it approaches its maximum whatever they are: use ``shrinkage=True``, which takes
-    the covariance of Ledoit and Wolf (Ibrahim et al. 2022, eq. 6). O(n d min(n, d)) time.
+    the covariance of Ledoit and Wolf (Ibrahim et al. 2022). O(n d min(n, d)) time.
 
     Raises:
         ValueError: as :func:`torchard.select.logme.logme`.

@@ -16,7 +16,7 @@ METHOD = Method(
 def leep(source_probs: Array, targets: Array) -> float:
     """Return the mean log-likelihood of ``targets`` under a classifier made from source probabilities.
 
-    Nguyen et al. 2020, eq. 1-2: the target is drawn by way of a source class drawn from ``source_probs``
+    Nguyen et al. 2020: the target is drawn by way of a source class drawn from ``source_probs``
     (n, s). Never above 0; higher is better. With hard source labels it is :func:`torchard.select.nce.nce`.
     O(n s) time.
 

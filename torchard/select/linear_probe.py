@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from torchard.core.method import Method
+from torchard.select.geometry import on_span
 from torchard.select.inputs import Array, checked_task
 
 METHOD = Method(
@@ -75,7 +76,4 @@ def _whitened_span(rows: Tensor) -> Tensor:
     rows = rows - rows.mean(dim=0)
     spread = rows.std(dim=0, correction=0)
     rows = rows / torch.where(spread > 1e-12 * spread.max().clamp(min=1e-300), spread, torch.inf)
-    if rows.shape[1] <= rows.shape[0]:
-        return rows
-    left, singular, _ = torch.linalg.svd(rows, full_matrices=False)
-    return left * singular
+    return on_span(rows)

@@ -24,7 +24,7 @@ Solver = Literal["hybrid", "fixed_point"]
 def logme(features: Array, targets: Array, *, task: Kind = "classification") -> float:
     """Return the log evidence per sample of a Bayesian linear model on frozen features; higher is better.
 
-    You et al. 2021, sec. 4, averaged over the classes (one against the rest) or the columns of ``targets``.
+    You et al. 2021, averaged over the classes (one against the rest) or the columns of ``targets``.
     It is a log *density*: it can be negative, zero or above one, and has no range. Compare models on one
     set of samples and targets only; with ``task="regression"`` the unit of the targets enters too. Several
     labels per sample are an (n, k) matrix of zeros and ones. The model's own predictions score higher than

@@ -16,7 +16,7 @@ METHOD = Method(
 def nce(source_labels: Array, targets: Array) -> float:
     """Return −H(target | source label) in nats; 0 if the source label decides the target, else below.
 
-    Tran et al. 2019, sec. 3.2. ``source_labels`` are the class ids the pre-trained classifier gives the
+    Tran et al. 2019. ``source_labels`` are the class ids the pre-trained classifier gives the
     samples, its most probable ones. O(n) time.
 
     Raises:

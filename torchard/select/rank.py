@@ -18,7 +18,7 @@ from torchard.core.errors import FileRefusedError, UsageError
 from torchard.core.features import extract
 from torchard.core.run import content_key
 from torchard.select.ranking import Ranking, Row, low_if_none
-from torchard.select.scorers import KNN, LOGME, Look, Scorer, pieces, standard_error
+from torchard.select.scorers import KNN, LOGME, JointScorer, Look, Scorer, pieces, standard_error
 
 BATCH = 64
 TIE_ERRORS = 2.0  # models closer than so many standard errors of their difference are called tied
@@ -29,7 +29,7 @@ def rank(
     data: Task | Iterable[Any],
     *,
     scorer: Scorer = LOGME,
-    beside: Sequence[Scorer] = (KNN,),
+    beside: Sequence[Scorer | JointScorer] = (KNN,),
     samples: int | None = 1000,
     seed: int = 0,
     layer: str | None = None,
@@ -62,7 +62,7 @@ def rank(
     for name, source, model in _each(models):
         progress(name)
         judged.append(_judged(name, source, model, scene, scorer, beside))
-    return _ranking(judged, scorer, time.perf_counter() - start)
+    return _ranking(_joined(judged, beside), scorer, time.perf_counter() - start)
 
 
 # How one model is looked at: what it shows of the samples, and the size of image it was given.
@@ -71,10 +71,11 @@ _Scene = Callable[[str, nn.Module], tuple[Look, tuple[int, int]]]
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """A row before its gap is known, with the pieces that say how sure its score is."""
+    """A row before its gap is known, with what says how sure its score is and what waits for others."""
 
     row: Row
     pieces: Tensor | None
+    terms: Mapping[str, tuple[float, float]]
     samples: int
 
 
@@ -98,14 +99,20 @@ def _scene(
 
 
 def _judged(
-    name: str, source: str, model: nn.Module, scene: _Scene, scorer: Scorer, beside: Sequence[Scorer]
+    name: str,
+    source: str,
+    model: nn.Module,
+    scene: _Scene,
+    scorer: Scorer,
+    beside: Sequence[Scorer | JointScorer],
 ) -> _Judged:
     start = time.perf_counter()
     look, size = scene(name, model)
     try:
-        score = scorer.score(look) if scorer.fits(look) else None
+        score = _score(scorer, look)
         parts = pieces(scorer, look) if scorer.fits(look) else None
-        others = {other.name: other.score(look) if other.fits(look) else None for other in beside}
+        others = {one.name: _score(one, look) for one in beside if isinstance(one, Scorer)}
+        terms = {one.name: one.terms(look) for one in beside if isinstance(one, JointScorer)}
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     row = Row(
@@ -121,7 +128,30 @@ def _judged(
         features=look.features.shape[1],
         input=size,
     )
-    return _Judged(row, parts, len(look.targets))
+    return _Judged(row, parts, terms, len(look.targets))
+
+
+def _score(scorer: Scorer, look: Look) -> float | None:
+    return scorer.score(look) if scorer.fits(look) else None
+
+
+def _joined(judged: list[_Judged], beside: Sequence[Scorer | JointScorer]) -> list[_Judged]:
+    """The same with the scores that need all models, every scorer's column where it was asked for."""
+    joint = {
+        one.name: one.combine([each.terms[one.name] for each in judged])
+        for one in beside
+        if isinstance(one, JointScorer)
+    }
+    return [
+        replace(each, row=replace(each.row, beside=_columns(each.row, beside, joint, place)))
+        for place, each in enumerate(judged)
+    ]
+
+
+def _columns(
+    row: Row, beside: Sequence[Scorer | JointScorer], joint: Mapping[str, list[float]], place: int
+) -> dict[str, float | None]:
+    return {one.name: joint[one.name][place] if one.name in joint else row.beside[one.name] for one in beside}
 
 
 def _ranking(judged: list[_Judged], scorer: Scorer, seconds: float) -> Ranking:

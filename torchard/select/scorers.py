@@ -1,7 +1,7 @@
 """The scorers that :func:`torchard.select.rank.rank` can run side by side, and what each needs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 
 from torchard.core.errors import UsageError
+from torchard.select.etran import etran, etran_terms
+from torchard.select.gbc import gbc
 from torchard.select.h_score import h_score
 from torchard.select.knn import knn_hits
+from torchard.select.lda_probe import lda_terms
 from torchard.select.leep import leep_terms
 from torchard.select.linear_probe import linear_probe_hits
 from torchard.select.logme import influence, logme
 from torchard.select.nce import nce
+from torchard.select.nleep import nleep_terms
+from torchard.select.sfda import sfda
+from torchard.select.transrate import transrate
 
 JACKKNIFE_GROUPS = 20
 Needs = Literal["features", "source_probs"]
@@ -51,6 +57,16 @@ class Scorer:
     def fits(self, look: Look) -> bool:
         """Return whether the look holds what this scorer needs."""
         return self.needs == "features" or look.source_probs is not None
+
+
+@dataclass(frozen=True)
+class JointScorer:
+    """A score that exists only among candidates: terms of each model's look, made comparable all together."""
+
+    name: str
+    summary: str
+    terms: Callable[[Look], tuple[float, float]]
+    combine: Callable[[Sequence[tuple[float, float]]], list[float]]
 
 
 LOGME = Scorer(
@@ -95,15 +111,52 @@ NCE = Scorer(
     needs="source_probs",
 )
 
-_ALL = (LOGME, KNN, LINEAR_PROBE, H_SCORE, SHRUNK_H_SCORE, LEEP, NCE)
+TRANSRATE = Scorer(
+    "transrate",
+    "coding rate saved by knowing the classes",
+    lambda look: transrate(look.features, look.targets),
+)
+GBC = Scorer(
+    "gbc",
+    "minus the overlap of classes as Gaussians",
+    lambda look: gbc(look.features, look.targets),
+)
+SFDA = Scorer(
+    "sfda",
+    "log-probability by a Fisher discriminant on harder samples",
+    lambda look: sfda(look.features, look.targets),
+)
+NLEEP = Scorer(
+    "nleep",
+    "LEEP on clusters of the features",
+    lambda look: nleep_terms(look.features, look.targets).mean().item(),
+    pieces=lambda look: nleep_terms(look.features, look.targets),
+)
+LDA_PROBE = Scorer(
+    "lda_probe",
+    "leave-one-out log-probability by a linear discriminant",
+    lambda look: lda_terms(look.features, look.targets).mean().item(),
+    pieces=lambda look: lda_terms(look.features, look.targets),
+)
+ETRAN = JointScorer(
+    "etran",
+    "energy and discriminant, scaled over the candidates",
+    lambda look: etran_terms(look.features, look.targets),
+    etran,
+)
+
+_ALL = (
+    *(LOGME, KNN, LINEAR_PROBE, LDA_PROBE, LEEP, NCE, NLEEP),
+    *(H_SCORE, SHRUNK_H_SCORE, TRANSRATE, GBC, SFDA, ETRAN),
+)
 
 
-def scorers() -> dict[str, Scorer]:
+def scorers() -> dict[str, Scorer | JointScorer]:
     """Return every scorer by name."""
     return {scorer.name: scorer for scorer in _ALL}
 
 
-def named(name: str) -> Scorer:
+def named(name: str) -> Scorer | JointScorer:
     """Return the scorer of this name.
 
     Raises:

@@ -1,0 +1,15 @@
+"""ETran against fine-tuning: a hub of 11 networks, 3 seeds of 3 splits. About 5 minutes.
+
+Expected: weighted Kendall τ of at least 0.3, the pick within 2 points of the best, a score in under a second.
+"""
+
+from experiments.select.scoring import judge
+
+
+def main() -> None:
+    """Measure, print the table and write ``results/etran.json``."""
+    judge("etran", about=__doc__)
+
+
+if __name__ == "__main__":
+    main()
