@@ -115,7 +115,9 @@ def unwrap(obj: Any) -> "tuple[CodeType, Any]":
     raise TypeError(f"`obj` is {what}; give a function, a method or a code object")
 
 
-def _try_structured(code: CodeType, function: Any, reasons: "list[str]", *, verify: bool) -> "Decompiled | None":
+def _try_structured(
+    code: CodeType, function: Any, reasons: "list[str]", *, verify: bool
+) -> "Decompiled | None":
     best: "Decompiled | None" = None
     for attempt in range(_ATTEMPTS):
         settings = Settings(code, attempt=attempt)
@@ -127,7 +129,9 @@ def _try_structured(code: CodeType, function: Any, reasons: "list[str]", *, veri
     return best
 
 
-def _try_dispatch(code: CodeType, function: Any, reasons: "list[str]", *, verify: bool) -> "Decompiled | None":
+def _try_dispatch(
+    code: CodeType, function: Any, reasons: "list[str]", *, verify: bool
+) -> "Decompiled | None":
     return _attempt(code, function, Settings(code), reasons, verify=verify, dispatch=True)
 
 

@@ -15,7 +15,20 @@ class Block:
     (ends by entering a context) or "try" (no operations; successors: body and handler).
     """
 
-    __slots__ = ("chain", "handler", "height", "index", "kind", "level", "ops", "order", "parent", "preds", "start", "succs")
+    __slots__ = (
+        "chain",
+        "handler",
+        "height",
+        "index",
+        "kind",
+        "level",
+        "ops",
+        "order",
+        "parent",
+        "preds",
+        "start",
+        "succs",
+    )
 
     def __init__(self, index: int, start: int) -> None:
         self.index = index
@@ -173,7 +186,9 @@ def build(ops: "list[Op]", stacks: "list[Any]", protection: Protection) -> Graph
     root = Block(-1, -1)
     root.kind = "root"
     root.succs = [blocks[protection.redirect(0)]]
-    root.succs += [blocks[one] for one, kind in protection.kinds.items() if kind in ("except", "finally", "group")]
+    root.succs += [
+        blocks[one] for one, kind in protection.kinds.items() if kind in ("except", "finally", "group")
+    ]
     graph = Graph(root, order)
     _thread(graph)
     graph.refresh()
@@ -204,7 +219,9 @@ def _leaders(ops: "list[Op]", protection: Protection) -> "list[int]":
     return sorted(start for start in starts if start < len(ops))
 
 
-def _fill(block: Block, ops: "list[Op]", end: int, blocks: "dict[int, Block]", protection: Protection) -> None:
+def _fill(
+    block: Block, ops: "list[Op]", end: int, blocks: "dict[int, Block]", protection: Protection
+) -> None:
     block.ops = ops[block.start : end]
     block.chain = protection.chain(block.ops[0])
     last = block.ops[-1]
@@ -222,7 +239,9 @@ def _fill(block: Block, ops: "list[Op]", end: int, blocks: "dict[int, Block]", p
         block.ops = block.ops[:-1]
 
 
-def _landing(block: Block, way: int, ops: "list[Op]", blocks: "dict[int, Block]", protection: Protection) -> Block:
+def _landing(
+    block: Block, way: int, ops: "list[Op]", blocks: "dict[int, Block]", protection: Protection
+) -> Block:
     """The block that control reaches by ``way``; copies are skipped, but leaving and entering a range again is kept."""
     end = protection.redirect(way)
     if end == way:
@@ -249,7 +268,12 @@ def _end_finally_clauses(blocks: "dict[int, Block]", protection: Protection) -> 
         end.ops = [Op("Reraise", 0)]
         protection.finals[handler] = end
         for block in _within(start):
-            if block.ops and block.ops[-1].name == "Reraise" and block.succs == [] and _level_at_end(block) == end.level:
+            if (
+                block.ops
+                and block.ops[-1].name == "Reraise"
+                and block.succs == []
+                and _level_at_end(block) == end.level
+            ):
                 block.ops = block.ops[:-1]
                 block.succs = [end]
 
@@ -266,7 +290,11 @@ def _within(start: Block) -> "list[Block]":
 
 
 def _level_at_end(block: Block) -> int:
-    return block.level + sum(op.name == "PushExc" for op in block.ops) - sum(op.name == "PopExc" for op in block.ops)
+    return (
+        block.level
+        + sum(op.name == "PushExc" for op in block.ops)
+        - sum(op.name == "PopExc" for op in block.ops)
+    )
 
 
 def _inherit_chains(order: "list[Block]", protection: Protection) -> None:
@@ -291,7 +319,12 @@ def _thread(graph: Graph) -> None:
     for block in graph.blocks:
         for way, follower in enumerate(block.succs):
             steps = 0
-            while not follower.ops and len(follower.succs) == 1 and follower.succs[0] is not follower and steps < 1000:
+            while (
+                not follower.ops
+                and len(follower.succs) == 1
+                and follower.succs[0] is not follower
+                and steps < 1000
+            ):
                 after = follower.succs[0]
                 if follower.kind != "plain" or any(
                     one in after.chain and one not in follower.chain for one in block.chain
@@ -428,7 +461,9 @@ def _test_size(block: Block) -> int:
         need += pops - pushes
         if need <= 0:
             return count
-    return len(block.ops) if block.ops[-2:-1] and block.ops[-2].name == "Compare" else 0  # the end of a chained one
+    return (
+        len(block.ops) if block.ops[-2:-1] and block.ops[-2].name == "Compare" else 0
+    )  # the end of a chained one
 
 
 def _insert_tries(graph: Graph, blocks: "dict[int, Block]") -> None:
@@ -436,7 +471,7 @@ def _insert_tries(graph: Graph, blocks: "dict[int, Block]") -> None:
     nodes: "dict[int, Block]" = {}
     contexts = {block.handler for block in graph.blocks if block.kind == "with"}
     number = max(block.index for block in graph.blocks) + 1
-    work = [(None, graph.entry)]
+    work: "list[Any]" = [(None, graph.entry)]
     seen = {graph.entry}
     graph.refresh()
     while work:

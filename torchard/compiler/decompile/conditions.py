@@ -113,7 +113,9 @@ class Conditions:
         cond = self._fold_chain(inner, part) if part.slots[-1].kind == "chain" else self._single(inner, part)
         if cond.no is not failed or cond.keep_no is not keep:
             raise Unstructured("a chained comparison of unknown form")
-        return Cond(cond.expr, cond.yes, cond.no, cond.keep_yes, cond.keep_no, members + cond.members, cond.reads)
+        return Cond(
+            cond.expr, cond.yes, cond.no, cond.keep_yes, cond.keep_no, members + cond.members, cond.reads
+        )
 
     def _dropped(self, block: Block, keep: bool) -> Block:
         names = [op.name for op in block.ops]
@@ -173,7 +175,11 @@ class Conditions:
                     cond = self.fold(block, stack)
                     if len(stack.slots) == height:
                         members = visited + cond.members
-                        found.append(Cond(cond.expr, cond.yes, cond.no, cond.keep_yes, cond.keep_no, members, cond.reads))
+                        found.append(
+                            Cond(
+                                cond.expr, cond.yes, cond.no, cond.keep_yes, cond.keep_no, members, cond.reads
+                            )
+                        )
                     after = self.value(stack, block, cond, visited)
                     if after is None:
                         return
@@ -193,7 +199,9 @@ class Conditions:
 
     # -- values
 
-    def value(self, stack: Stack, block: Block, cond: Cond, visited: "list[Block]", goal: "Block | None" = None) -> "Block | None":
+    def value(
+        self, stack: Stack, block: Block, cond: Cond, visited: "list[Block]", goal: "Block | None" = None
+    ) -> "Block | None":
         """If the branch only chooses a value, push that value and return the block where it is there; else None.
 
         Raises:
@@ -214,7 +222,9 @@ class Conditions:
         no = self.evaluate(cond.no, base, meeting, trail)
         one, other = self._grown(base, yes), self._grown(base, no)
         visited[:] = trail
-        stack.push("ordered", ast.IfExp(cond.expr, one.expr, other.expr), cond.reads | one.reads | other.reads)
+        stack.push(
+            "ordered", ast.IfExp(cond.expr, one.expr, other.expr), cond.reads | one.reads | other.reads
+        )
         return meeting
 
     def _short_circuit(self, stack: Stack, cond: Cond, visited: "list[Block]") -> Block:
@@ -233,7 +243,9 @@ class Conditions:
         (slot,) = stack.take(1)
         return slot
 
-    def evaluate(self, block: Block, slots: "list[Slot]", goal: Block, visited: "list[Block]") -> "list[Slot]":
+    def evaluate(
+        self, block: Block, slots: "list[Slot]", goal: Block, visited: "list[Block]"
+    ) -> "list[Slot]":
         """Run from ``block`` to ``goal`` by expressions alone; return the stack there.
 
         Raises:
@@ -247,7 +259,12 @@ class Conditions:
                 if loops.inlined(stack, block):
                     block = loops.comprehension(self.structure, stack, block, trail)
                     continue
-                if block.kind != "plain" or block in self.graph.loops or block in self.done or block in self._impure:
+                if (
+                    block.kind != "plain"
+                    or block in self.graph.loops
+                    or block in self.done
+                    or block in self._impure
+                ):
                     raise Impure
                 if block.chain != goal.chain or block.level != goal.level:
                     raise Impure
@@ -293,7 +310,11 @@ class Conditions:
                 before = graph.forward(child)
                 if len(before) > 1 and not all(other in inside for other in before):
                     best = child
-                elif len(before) > 1 and all(len(other.succs) > 1 for other in before) and _only_target(members, child):
+                elif (
+                    len(before) > 1
+                    and all(len(other.succs) > 1 for other in before)
+                    and _only_target(members, child)
+                ):
                     best = child
         return best
 

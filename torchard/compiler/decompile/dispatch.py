@@ -42,6 +42,7 @@ class _Dispatch:
         self.protection = Protection(ops, stacks, copies=False)
         self.counter = scope.settings.counter_of(scope)
         self.imports: "set[str]" = set()
+        self.context_code = self._context_code()
         self.starts = self._cut()
         self.number = {start: number for number, start in enumerate(self.starts)}
         self.place = {start: self._frames(start) for start in self.starts}
@@ -76,10 +77,24 @@ class _Dispatch:
 
     def _is_cleanup_code(self, start: int) -> bool:
         """The operations of compiler clean-up and of context handlers: Python's own statements do that here."""
-        stack = self.stacks[start]
-        if self.protection.kinds.get(start) in ("cleanup", "with"):
-            return True
-        return "l" in stack
+        return self.protection.kinds.get(start) == "cleanup" or start in self.context_code or "l" in self.stacks[start]
+
+    def _context_code(self) -> "set[int]":
+        """The operations that hand an exception to a context manager."""
+        found: "set[int]" = set()
+        for target, kind in self.protection.kinds.items():
+            todo = [target] if kind == "with" else []
+            while todo:
+                index = todo.pop()
+                if index in found or index == self.protection.suppressed(target):
+                    continue
+                found.add(index)
+                op = self.ops[index]
+                if op.target is not None:
+                    todo.append(op.target)
+                if op.name not in ENDS:
+                    todo.append(index + 1)
+        return found
 
     def _guard(self, index: int) -> Any:
         op = self.ops[index]
@@ -175,7 +190,9 @@ class _Dispatch:
                 continue
             caught = inner.get(("catch", frame[1]), [])
             statement = self._statement(frames, frame, blocks, caught)
-            parts.append((min(self.number[start] for start in blocks), self._if(blocks, [*statement, ast.Continue()])))
+            parts.append(
+                (min(self.number[start] for start in blocks), self._if(blocks, [*statement, ast.Continue()]))
+            )
         chain = [part for _, part in sorted(parts, key=lambda part: part[0])]
         return ast.While(ast.Constant(True), [*chain, ast.Break()] if depth else chain or [ast.Pass()], [])
 
@@ -185,16 +202,22 @@ class _Dispatch:
         if len(numbers) == 1:
             test = ast.Compare(counter, [ast.Eq()], [ast.Constant(numbers[0])])
         else:
-            test = ast.Compare(counter, [ast.In()], [ast.Tuple([ast.Constant(n) for n in numbers], ast.Load())])
+            test = ast.Compare(
+                counter, [ast.In()], [ast.Tuple([ast.Constant(n) for n in numbers], ast.Load())]
+            )
         return ast.If(test, body, [])
 
-    def _statement(self, frames: "tuple[Frame, ...]", frame: Frame, blocks: "list[int]", caught: "list[int]") -> Any:
+    def _statement(
+        self, frames: "tuple[Frame, ...]", frame: Frame, blocks: "list[int]", caught: "list[int]"
+    ) -> Any:
         inside = self._region((*frames, frame), blocks)
         kind, handler = frame
         if kind == "with":
             return self._with(handler, blocks, inside)
         if kind == "restore":
-            clause = ast.ExceptHandler(name("BaseException"), None, [*self._restore(handler), ast.Raise(None, None)])
+            clause = ast.ExceptHandler(
+                name("BaseException"), None, [*self._restore(handler), ast.Raise(None, None)]
+            )
             self.imports.add("BaseException")
             clause.type = name(self._builtin("BaseException"))
             return [ast.Try([inside], [clause], [], [])]
@@ -228,7 +251,11 @@ class _Dispatch:
         return result
 
     def _with(self, handler: int, blocks: "list[int]", inside: ast.stmt) -> "list[ast.stmt]":
-        enter = [index for index, op in enumerate(self.ops) if op.name == "EnterWith" and self._enters(index) == handler]
+        enter = [
+            index
+            for index, op in enumerate(self.ops)
+            if op.name == "EnterWith" and self._enters(index) == handler
+        ]
         if len(enter) != 1:
             raise Unstructured("a context entered at several places")
         position = len(self.stacks[enter[0]])  # the value lies where the exit function and it are pushed

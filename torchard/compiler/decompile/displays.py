@@ -24,7 +24,9 @@ class Import:
 class Function:
     """A function, lambda or comprehension made but not yet bound: its code and the parts evaluated with it."""
 
-    def __init__(self, code: Any, parts: "dict[str, ast.expr]", decorators: "tuple[ast.expr, ...]" = ()) -> None:
+    def __init__(
+        self, code: Any, parts: "dict[str, ast.expr]", decorators: "tuple[ast.expr, ...]" = ()
+    ) -> None:
         self.code = code
         self.parts = parts
         self.decorators = decorators
@@ -113,7 +115,9 @@ def grow(stack: Stack, op: Op) -> None:
     if container.kind == "owned" and op.arg == 1:
         node = _grown(stack, container.expr, op.name, values)
         if node is not None:
-            stack.slots[place] = Slot("owned", node, container.reads | reads(values), None, container.uid, container.seq)
+            stack.slots[place] = Slot(
+                "owned", node, container.reads | reads(values), None, container.uid, container.seq
+            )
             return
     if container.kind in ("owned", "ordered"):
         stack.slots.extend(values)
@@ -222,7 +226,11 @@ def _build_class(stack: Stack, count: int, keywords: "tuple[str, ...]") -> None:
 
 def call_ex(stack: Stack, op: Op) -> None:
     count = 3 if op.arg else 2
-    if len(stack.slots) >= count and stack.slots[-count].kind == "mark" and stack.slots[-count].data == "__build_class__":
+    if (
+        len(stack.slots) >= count
+        and stack.slots[-count].kind == "mark"
+        and stack.slots[-count].data == "__build_class__"
+    ):
         raise Unstructured("a class is built with unpacked bases")
     slots = stack.take(count)
     expand = bool(op.arg) or slots[1].data == "listed"

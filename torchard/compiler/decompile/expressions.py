@@ -147,7 +147,12 @@ def unary(stack: Stack, op: Op) -> None:
 def binary(stack: Stack, op: Op) -> None:
     slots = stack.take(2)
     left, right = slots[0].expr, slots[1].expr
-    if op.arg == "%" and isinstance(left, ast.Constant) and isinstance(left.value, str) and isinstance(right, ast.Tuple):
+    if (
+        op.arg == "%"
+        and isinstance(left, ast.Constant)
+        and isinstance(left.value, str)
+        and isinstance(right, ast.Tuple)
+    ):
         left = ast.JoinedStr([left])  # '%s' % (x,) would be compiled to an f-string
     combine(stack, ast.BinOp(left, BINARY[op.arg](), right), slots)
 
@@ -163,7 +168,9 @@ def inplace(stack: Stack, op: Op) -> None:
         if slots[-1] is reference:
             slots.pop()
             origins = tuple(part for part in reference.data[1] if not isinstance(part, Slot))
-            stack.push("aug", None, reference.reads | right.reads, (reference.expr, sign, right.expr, origins))
+            stack.push(
+                "aug", None, reference.reads | right.reads, (reference.expr, sign, right.expr, origins)
+            )
             return
         stack.slots.append(right)
     left, right = stack.take(2)
@@ -174,7 +181,9 @@ def compare(stack: Stack, op: Op) -> None:
     if len(stack.slots) > 1 and stack.slots[-2].kind == "mid":
         slots = stack.take(1)
         link = stack.slots.pop().data
-        expr = ast.Compare(link.expr.left, [*link.expr.ops, COMPARE[op.arg]()], [*link.expr.comparators, slots[0].expr])
+        expr = ast.Compare(
+            link.expr.left, [*link.expr.ops, COMPARE[op.arg]()], [*link.expr.comparators, slots[0].expr]
+        )
         stack.push("ordered", expr, link.reads | slots[0].reads, None)
         stack.slots[-1].seq = max(link.seq, stack.slots[-1].seq)
         return
@@ -191,7 +200,9 @@ def chain_link(stack: Stack, op: Op) -> None:
     (right,) = stack.take(1)
     if stack.slots and stack.slots[-1].kind == "mid":
         link = stack.slots.pop().data
-        expr = ast.Compare(link.expr.left, [*link.expr.ops, COMPARE[op.arg]()], [*link.expr.comparators, right.expr])
+        expr = ast.Compare(
+            link.expr.left, [*link.expr.ops, COMPARE[op.arg]()], [*link.expr.comparators, right.expr]
+        )
         slots = [link, right]
     else:
         stack.slots.append(right)
@@ -320,7 +331,9 @@ def _augmented(stack: Stack, count: int, kind: Any) -> bool:
     left, sign, right, origins = slots[-1 - count].data
     operands = slots[-count:]
     needed = [slot.uid for slot in operands if slot.kind in UNEVALUATED]
-    if needed != list(origins) or any(slot.kind not in ("const", "pure", "ordered", "owned") for slot in operands):
+    if needed != list(origins) or any(
+        slot.kind not in ("const", "pure", "ordered", "owned") for slot in operands
+    ):
         return False
     target = kind(*[slot.expr for slot in operands])
     if not same(target, left):
@@ -406,7 +419,7 @@ def pop(stack: Stack, op: Op) -> None:
     elif kind in ("mark", "mid", "dup", "const", "cleared") or (
         kind == "pure" and slot.reads <= stack.scope.frozen | stack.scope.quiet
     ):
-        stack.slots.pop()
+        stack.release(stack.slots.pop())
     elif kind == "pending":
         value = _pop_in_order(stack)
         stack.emit(ast.Assign(list(value.data), value.expr))
@@ -478,7 +491,12 @@ def convert(stack: Stack, op: Op) -> None:
 
 def format_value(stack: Stack, op: Op) -> None:
     conversion, has_spec = op.arg
-    if not has_spec and stack.slots and isinstance(stack.slots[-1].data, tuple) and stack.slots[-1].data[:1] == ("convert",):
+    if (
+        not has_spec
+        and stack.slots
+        and isinstance(stack.slots[-1].data, tuple)
+        and stack.slots[-1].data[:1] == ("convert",)
+    ):
         conversion = stack.slots[-1].data[1]
     elif has_spec and len(stack.slots) > 1 and isinstance(stack.slots[-2].data, tuple):
         if stack.slots[-2].data[:1] == ("convert",):
@@ -486,7 +504,9 @@ def format_value(stack: Stack, op: Op) -> None:
     spec = None
     if has_spec and stack.slots[-1].kind == "fmt":
         whole = stack.slots[-1]
-        stack.slots[-1] = Slot("ordered", ast.JoinedStr([whole.expr]), whole.reads, None, whole.uid, whole.seq)
+        stack.slots[-1] = Slot(
+            "ordered", ast.JoinedStr([whole.expr]), whole.reads, None, whole.uid, whole.seq
+        )
     slots = stack.take(2 if has_spec else 1)
     if has_spec:
         spec = slots[1].expr

@@ -54,7 +54,9 @@ def _simulate(ops: "list[Op]") -> "list[Any]":
             known = stacks[index]
             if known is not None:
                 if len(known) != len(stack):
-                    raise Malformed(f"two ways meet at operation {index} with stacks of {len(known)} and {len(stack)}")
+                    raise Malformed(
+                        f"two ways meet at operation {index} with stacks of {len(known)} and {len(stack)}"
+                    )
                 break
             stacks[index] = stack
             op = ops[index]
@@ -108,6 +110,11 @@ def step(op: Op, stack: "tuple[str, ...]") -> "tuple[str, ...]":
     if name == "Call":
         _need(stack, op.arg[0] + 2)
         return stack[: -op.arg[0] - 2] + (VALUE,)
+    if name == "CallPlain":
+        _need(stack, op.arg[0] + 1)
+        return stack[: -op.arg[0] - 1] + (VALUE,)
+    if name == "CallExPlain":
+        return stack[: -(3 if op.arg else 2)] + (VALUE,)
     if name == "CallEx":
         return stack[: -(4 if op.arg else 3)] + (VALUE,)
     pops, pushes = EFFECTS[name](op.arg)
@@ -128,7 +135,7 @@ def _rewrite(ops: "list[Op]", index: int, stack: "tuple[str, ...]", dead: "set[i
     elif name == "KwNames":
         dead.add(index)
         follower = index + 1
-        while ops[follower].name != "Call":
+        while ops[follower].name not in ("Call", "CallPlain"):
             follower += 1
         ops[follower].arg = (ops[follower].arg[0], op.arg)
     elif name == "Swap" and NULL in (stack[-1], stack[-op.arg]):
@@ -145,6 +152,12 @@ def _rewrite(ops: "list[Op]", index: int, stack: "tuple[str, ...]", dead: "set[i
         dead.add(index + 1)
     elif name == "Store" and op.arg == ("name", "__firstlineno__") and ops[index - 1].name == "Const":
         dead.update((index - 1, index))  # a class body's line number: no two sources agree on it
+    elif name == "CallPlain":
+        op.name = "Call"
+        if stack[-op.arg[0] - 1] == EXIT and _nones(ops, index, 3):
+            _rewrite_exit(ops, index, dead)
+    elif name == "CallExPlain":
+        op.name = "CallEx"
     elif name == "Call":
         _rewrite_call(ops, index, stack, dead)
 
@@ -171,7 +184,10 @@ def _rewrite_call(ops: "list[Op]", index: int, stack: "tuple[str, ...]", dead: "
 
 
 def _nones(ops: "list[Op]", index: int, count: int) -> bool:
-    return all(op.name == "Const" and op.arg is None for op in ops[index - count : index])
+    first, *rest = ops[index - count : index]
+    if first.name != "Const" or first.arg is not None:
+        return False
+    return all((op.name == "Const" and op.arg is None) or (op.name == "Copy" and op.arg == 1) for op in rest)
 
 
 def _rewrite_exit(ops: "list[Op]", index: int, dead: "set[int]") -> None:

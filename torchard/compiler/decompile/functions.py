@@ -164,7 +164,7 @@ def function_statement(scope: Scope, made: Function, own: str) -> ast.stmt:
     child = Scope(code, scope)
     kind: Any = ast.AsyncFunctionDef if code.co_flags & 0x280 else ast.FunctionDef
     returns = returned(made.parts)
-    fields = {"name": own, "args": arguments(code, made.parts), "body": body(child),
+    fields: "dict[str, Any]" = {"name": own, "args": arguments(code, made.parts), "body": body(child),
               "decorator_list": list(made.decorators), "returns": returns}  # fmt: skip
     if "type_params" in kind._fields:
         fields["type_params"] = []
@@ -175,7 +175,7 @@ def class_statement(scope: Scope, made: Class, own: str) -> ast.stmt:
     """Return the ``class`` of a class body."""
     child = Scope(made.function.code, scope)
     statements = class_body(structured(child), child)
-    fields = {"name": own, "bases": made.bases, "keywords": made.keywords, "body": statements,
+    fields: "dict[str, Any]" = {"name": own, "bases": made.bases, "keywords": made.keywords, "body": statements,
               "decorator_list": list(made.decorators)}  # fmt: skip
     if "type_params" in ast.ClassDef._fields:
         fields["type_params"] = []
@@ -232,10 +232,16 @@ def _as_expression(statements: "list[ast.stmt]") -> ast.expr:
 
 # -- comprehensions
 
-_KINDS: "dict[str, Any]" = {"<listcomp>": ast.ListComp, "<setcomp>": ast.SetComp, "<genexpr>": ast.GeneratorExp}
+_KINDS: "dict[str, Any]" = {
+    "<listcomp>": ast.ListComp,
+    "<setcomp>": ast.SetComp,
+    "<genexpr>": ast.GeneratorExp,
+}
 
 
-def comprehension_expression(scope: Scope, made: Function, iterable: ast.expr, *, asynchronous: bool) -> ast.expr:
+def comprehension_expression(
+    scope: Scope, made: Function, iterable: ast.expr, *, asynchronous: bool
+) -> ast.expr:
     """Return the comprehension that the compiler made a function of."""
     child = Scope(made.code, scope)
     statements = structured(child)
@@ -259,7 +265,9 @@ def from_loop(kind: str, loop: Any) -> ast.expr:
         if isinstance(node, (ast.For, ast.AsyncFor)):
             if node.orelse:
                 raise Unstructured("a comprehension with an else")
-            generators.append(ast.comprehension(node.target, node.iter, [], int(isinstance(node, ast.AsyncFor))))
+            generators.append(
+                ast.comprehension(node.target, node.iter, [], int(isinstance(node, ast.AsyncFor)))
+            )
         elif isinstance(node, ast.If):
             if node.orelse:
                 raise Unstructured("a comprehension with an else")

@@ -67,7 +67,10 @@ def literal(value: Any, placeholders: Placeholders) -> ast.expr:
     if kind is tuple:
         return ast.Tuple([literal(item, placeholders) for item in value], ast.Load())
     if kind is slice:
-        parts = [None if part is None else literal(part, placeholders) for part in (value.start, value.stop, value.step)]
+        parts = [
+            None if part is None else literal(part, placeholders)
+            for part in (value.start, value.stop, value.step)
+        ]
         return ast.Slice(*parts)
     return ast.Constant(placeholders.name(value))
 
@@ -101,7 +104,16 @@ def _complex(value: complex) -> ast.expr:
     return ast.BinOp(_float(real), sign, ast.Constant(complex(0.0, abs(imaginary))))
 
 
-_TELLING = ("dtype", "device", "layout", "memory_format", "type", "function", "builtin_function_or_method", "module")
+_TELLING = (
+    "dtype",
+    "device",
+    "layout",
+    "memory_format",
+    "type",
+    "function",
+    "builtin_function_or_method",
+    "module",
+)
 
 
 def _short(value: Any) -> str:

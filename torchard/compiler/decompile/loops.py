@@ -53,7 +53,7 @@ def comprehension(s: Any, stack: Stack, header: Block, found: "list[Block]") -> 
 
     iterator, display = stack.slots.pop(), stack.slots.pop()
     inside, outside = header.succs
-    node: Any = (ast.AsyncFor if header.ops[0].name == "AsyncForIter" else ast.For)(None, iterator.expr, [], [])
+    node = _loop_node(header, iterator.expr)
     target = Target()
     target.done = lambda place: setattr(node, "target", place)
     part = Stack(s.scope, [Slot("mark", data="outside") for _ in stack.slots])
@@ -77,6 +77,12 @@ def comprehension(s: Any, stack: Stack, header: Block, found: "list[Block]") -> 
     return outside
 
 
+def _loop_node(header: Block, iterable: ast.expr) -> Any:
+    """A ``for`` whose target is filled in when the item is stored."""
+    kind: Any = ast.AsyncFor if header.ops[0].name == "AsyncForIter" else ast.For
+    return kind(None, iterable, [], [])
+
+
 def _for(s: Any, stack: Stack, header: Block, ctx: Any) -> "Block | None":
     from torchard.compiler.decompile.structure import Context
 
@@ -92,7 +98,7 @@ def _for(s: Any, stack: Stack, header: Block, ctx: Any) -> "Block | None":
     stack.freeze()
     inside, outside = header.succs
     follow = _follow(s, header, outside, ctx)
-    node: Any = (ast.AsyncFor if header.ops[0].name == "AsyncForIter" else ast.For)(None, iterator.expr, [], [])
+    node = _loop_node(header, iterator.expr)
     target = Target()
     target.done = lambda place: setattr(node, "target", place)
     part = Stack(s.scope, list(stack.slots))
@@ -134,7 +140,9 @@ def _forever(s: Any, stack: Stack, header: Block, ctx: Any) -> "Block | None":
     return follow
 
 
-def _else(s: Any, stack: Stack, node: Any, outside: Block, follow: "Block | None", ctx: Any) -> "Block | None":
+def _else(
+    s: Any, stack: Stack, node: Any, outside: Block, follow: "Block | None", ctx: Any
+) -> "Block | None":
     """What runs when the loop is exhausted, if that is not simply what follows."""
     if outside is follow or follow is None:
         return outside
@@ -150,7 +158,9 @@ def same_code(one: Block, two: Block) -> bool:
     """Equal operations that end the function."""
     if one.succs or two.succs or len(one.ops) != len(two.ops) or one.chain != two.chain:
         return False
-    return all(a.name == b.name and type(a.arg) is type(b.arg) and a.arg == b.arg for a, b in zip(one.ops, two.ops))
+    return all(
+        a.name == b.name and type(a.arg) is type(b.arg) and a.arg == b.arg for a, b in zip(one.ops, two.ops)
+    )
 
 
 def _header_test(s: Any, stack: Stack, header: Block, body: "set[Block]") -> Any:
@@ -178,7 +188,9 @@ def _header_test(s: Any, stack: Stack, header: Block, body: "set[Block]") -> Any
 def _follow(s: Any, header: Block, outside: Block, ctx: Any) -> "Block | None":
     """Where ``break`` leads in a loop that can also be exhausted (to ``outside``)."""
     body = s.graph.loops.get(header, {header})
-    later = [block for block in _merges(s, header, body) if block is not outside and block.start > outside.start]
+    later = [
+        block for block in _merges(s, header, body) if block is not outside and block.start > outside.start
+    ]
     if s.graph.dominates(header, outside):
         away = _away(s, header, body, outside, ctx)
         if later and not (away and s.attempt % 2):
@@ -205,7 +217,11 @@ def _follow_of_endless(s: Any, header: Block, ctx: Any) -> "Block | None":
     if not exits:
         exits = [block for block in _exits(s, header, body) if block.start > last]
     if not exits:
-        exits = [block for block in _exits(s, header, body) if any(b in body and b.chain != block.chain for b in block.preds)]
+        exits = [
+            block
+            for block in _exits(s, header, body)
+            if any(b in body and b.chain != block.chain for b in block.preds)
+        ]
     return min(exits, key=lambda block: block.start) if exits else None
 
 
@@ -241,7 +257,11 @@ def _merges(s: Any, header: Block, body: "set[Block]") -> "list[Block]":
     result = []
     for block in _region(s, header, body)[0]:
         for child in s.graph.children[block.order]:
-            if child in body or child.level > header.level or not s.conditions.outer(child.chain, header.chain):
+            if (
+                child in body
+                or child.level > header.level
+                or not s.conditions.outer(child.chain, header.chain)
+            ):
                 continue
             if len(s.graph.forward(child)) > 1:
                 result.append(child)
@@ -255,10 +275,12 @@ def _away(s: Any, header: Block, body: "set[Block]", outside: "Block | None", ct
         if outside is not None and s.graph.dominates(outside, block) and outside not in body:
             continue
         for follower in block.succs:
-            if follower in (ctx.stop, ctx.header, ctx.follow) and follower is not None and follower not in found:
+            if (
+                follower in (ctx.stop, ctx.header, ctx.follow)
+                and follower is not None
+                and follower not in found
+            ):
                 if not s.graph.dominates(header, follower):
                     found.append(follower)
     found.sort(key=lambda block: (block is not ctx.stop, block is not ctx.follow))
     return found
-
-

@@ -7,7 +7,9 @@ class UnsupportedOpcode(ValueError):
     """An instruction that no table knows; names the opcode and the Python version."""
 
     def __init__(self, name: str, version: str) -> None:
-        super().__init__(f"opcode {name!r} of Python {version} has no lowering; decompile on a supported version")
+        super().__init__(
+            f"opcode {name!r} of Python {version} has no lowering; decompile on a supported version"
+        )
         self.name = name
         self.version = version
 
@@ -127,6 +129,8 @@ EFFECTS: "dict[str, Any]" = {
     "MatchMap": _fixed(0, 1),
     "MatchKeys": _fixed(0, 1),
     "MatchClass": _fixed(3, 1),
+    "MatchKeysFlag": _fixed(0, 2),
+    "MatchClassFlag": _fixed(3, 2),
     "GetLen": _fixed(0, 1),
     "CopyWithoutKeys": _fixed(1, 1),
     "Copy": _fixed(0, 1),

@@ -53,11 +53,17 @@ def _constant(const: Any, twins: "dict[str, list[CodeType]]", like: CodeType, pl
 
 def _qualified(consts: "tuple[Any, ...]", like: CodeType) -> "tuple[Any, ...]":
     """A class body knows its qualified name as a constant, 3.9 and 3.10 know those of functions made too."""
-    known = {text.rsplit(".", 1)[-1]: text for text in like.co_consts if isinstance(text, str) and ".<locals>." in text}
+    known = {
+        text.rsplit(".", 1)[-1]: text
+        for text in like.co_consts
+        if isinstance(text, str) and ".<locals>." in text
+    }
     if not known:
         return consts
     return tuple(
-        known.get(const.rsplit(".", 1)[-1], const) if isinstance(const, str) and ".<locals>." in const else const
+        known.get(const.rsplit(".", 1)[-1], const)
+        if isinstance(const, str) and ".<locals>." in const
+        else const
         for const in consts
     )
 
@@ -67,7 +73,10 @@ def _qualified(consts: "tuple[Any, ...]", like: CodeType) -> "tuple[Any, ...]":
 
 def order_cells(code: CodeType, like: CodeType) -> CodeType:
     """Put cell and free variables into the order of ``like``; callers fill them by position."""
-    cells, frees = _arranged(code.co_cellvars, like.co_cellvars), _arranged(code.co_freevars, like.co_freevars)
+    cells, frees = (
+        _arranged(code.co_cellvars, like.co_cellvars),
+        _arranged(code.co_freevars, like.co_freevars),
+    )
     if cells == code.co_cellvars and frees == code.co_freevars:
         return code
     changed = code.replace(co_cellvars=cells, co_freevars=frees)
@@ -92,9 +101,18 @@ def _move(code: CodeType, moves: "dict[int, int]") -> bytes:
     import dis
 
     raw = bytearray(code.co_code)
-    names = {"LOAD_FAST", "STORE_FAST", "DELETE_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_AND_CLEAR", "LOAD_FAST_BORROW"}
+    names = {
+        "LOAD_FAST",
+        "STORE_FAST",
+        "DELETE_FAST",
+        "LOAD_FAST_CHECK",
+        "LOAD_FAST_AND_CLEAR",
+        "LOAD_FAST_BORROW",
+    }
     for instruction in dis.get_instructions(code):
-        cell = instruction.opcode in dis.hasfree or (sys.version_info >= (3, 11) and instruction.opname in names)
+        cell = instruction.opcode in dis.hasfree or (
+            sys.version_info >= (3, 11) and instruction.opname in names
+        )
         if cell and instruction.opname != "COPY_FREE_VARS":
             target = moves[instruction.arg or 0]
             if (instruction.arg or 0) > 255 or target > 255:

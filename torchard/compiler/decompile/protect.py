@@ -5,7 +5,20 @@ from typing import Any
 from torchard.compiler.decompile.ops import ENDS, Op
 from torchard.compiler.decompile.slots import Unstructured
 
-_CLEANUP = frozenset({"Const", "Copy", "Swap", "Pop", "PopExc", "Store", "Delete", "StopIterationError", "CleanupThrow", "Jump"})
+_CLEANUP = frozenset(
+    {
+        "Const",
+        "Copy",
+        "Swap",
+        "Pop",
+        "PopExc",
+        "Store",
+        "Delete",
+        "StopIterationError",
+        "CleanupThrow",
+        "Jump",
+    }
+)
 _MARKS = "epxsl"
 
 
@@ -155,7 +168,12 @@ class Protection:
             if ops[index].name != "PopExc":
                 continue
             none, store, delete = ops[index + 1 : index + 4]
-            if none.name == "Const" and none.arg is None and store.name == "Store" and delete.name == "Delete":
+            if (
+                none.name == "Const"
+                and none.arg is None
+                and store.name == "Store"
+                and delete.name == "Delete"
+            ):
                 if store.arg == delete.arg:
                     self._redirects[index + 1] = index + 4
                     self.leaders.update((index + 1, index + 4))
@@ -238,7 +256,12 @@ def _walk_copy(ops: "list[Op]", stacks: "list[Any]", handler: int, copy: int) ->
             continue
         seen.add((i, j))
         one, two = ops[i], ops[j]
-        if one.name != two.name or one.name != "Const" and one.arg != two.arg or type(one.arg) is not type(two.arg):
+        if (
+            one.name != two.name
+            or one.name != "Const"
+            and one.arg != two.arg
+            or type(one.arg) is not type(two.arg)
+        ):
             skipped = _skip_drop(ops, stacks, i, level)
             if skipped == i:
                 if one.name == two.name == "Branch" and _inverse(one.arg, two.arg):
@@ -265,7 +288,9 @@ def _inverse(one: Any, two: Any) -> bool:
 def _skip_drop(ops: "list[Op]", stacks: "list[Any]", index: int, level: int) -> int:
     """A ``finally`` that is left by return, break or continue drops its exception first."""
     if ops[index].name == "Swap" and ops[index].arg == 2 and stacks[index][-2] in "ep":
-        return _skip_drop(ops, stacks, index + 1, level) if ops[index + 1].name in ("Pop", "PopExc") else index
+        return (
+            _skip_drop(ops, stacks, index + 1, level) if ops[index + 1].name in ("Pop", "PopExc") else index
+        )
     if ops[index].name == "Pop" and stacks[index][-1] == "e" and stacks[index].count("p") == level:
         return index + 1
     if ops[index].name == "PopExc" and stacks[index].count("p") == level:

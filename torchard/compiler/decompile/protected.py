@@ -60,7 +60,9 @@ def _meeting(s: Any, node: Block, ctx: Any) -> "Block | None":
     return best
 
 
-def _try(body: "list[ast.stmt]", handlers: "list[Any]", orelse: "list[ast.stmt]", final: "list[ast.stmt]") -> ast.stmt:
+def _try(
+    body: "list[ast.stmt]", handlers: "list[Any]", orelse: "list[ast.stmt]", final: "list[ast.stmt]"
+) -> ast.stmt:
     first = body[0] if len(body) == 1 else None
     if final and isinstance(first, ast.Try) and first.handlers and not first.finalbody:
         return ast.Try(first.body, first.handlers, first.orelse, final)
@@ -154,7 +156,9 @@ def _clause(s: Any, part: Stack, block: Block, ctx: Any, kind: "ast.expr | None"
     return _Clause(ast.ExceptHandler(kind, title, stack.out or [ast.Pass()]), stack, end)
 
 
-def _meet(s: Any, stack: Stack, ctx: Any, meeting: "Block | None", body: Any, clauses: "list[_Clause]") -> Any:
+def _meet(
+    s: Any, stack: Stack, ctx: Any, meeting: "Block | None", body: Any, clauses: "list[_Clause]"
+) -> Any:
     """Decide what follows the statement and what its ``else`` is: (block or STOP or None, else statements)."""
     from torchard.compiler.decompile.structure import STOP
 
@@ -196,7 +200,9 @@ def _carry(stack: Stack, arrived: "list[Stack]") -> None:
         return
     if [slot.uid for slot in values[0]] != [slot.uid for slot in stack.slots if slot.kind != "mark"]:
         merged = iter(values[0])
-        stack.slots[:] = [slot if slot.kind == "mark" else next(merged, slot) for slot in stack.slots] + list(merged)
+        stack.slots[:] = [slot if slot.kind == "mark" else next(merged, slot) for slot in stack.slots] + list(
+            merged
+        )
 
 
 def _target(s: Any, ctx: Any, meeting: "Block | None", end: Any, others: "list[Any]", stop: Any) -> Any:
@@ -255,5 +261,3 @@ def with_block(s: Any, stack: Stack, block: Block, ctx: Any) -> Any:
     if end is not None:
         _carry(stack, [part])
     return after
-
-

@@ -45,6 +45,9 @@ def read(code: CodeType) -> "list[Op]":
     for op in ops:
         if op.target is not None:
             op.target = start[op.target]
+    for index, op in enumerate(ops):
+        if op.name == "CallKw":
+            _split_keywords(ops, index)
     if VERSION < (3, 11):
         ops = blockstack.attach(ops)
     return _fold_sends(ops)
@@ -189,8 +192,6 @@ def _fold_sends(ops: "list[Op]") -> "list[Op]":
             op.target = _after_loop(ops, op.target)
         elif name == "Generator":
             dead.update((index, index + 1))
-        elif name == "CallKw":
-            _split_keywords(ops, index)
     return drop(ops, dead) if dead else ops
 
 
@@ -230,7 +231,7 @@ def _after_loop(ops: "list[Op]", target: int) -> int:
 def drop(ops: "list[Op]", dead: "set[int]") -> "list[Op]":
     """Return ``ops`` without the indices in ``dead``; jumps to them go to what follows."""
     where = []
-    kept = []
+    kept: "list[Op]" = []
     for index, op in enumerate(ops):
         where.append(len(kept))
         if index not in dead:

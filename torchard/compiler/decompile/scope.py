@@ -76,7 +76,9 @@ class Scope:
     def is_statement(self, slot: Slot, identifier: str) -> bool:
         """Is this new function or class stored under the name it was defined with?"""
         own = slot.data.title if isinstance(slot.data, Class) else slot.data.code.co_name
-        return own == identifier or (identifier.startswith("_") and identifier.endswith(own) and own.startswith("__"))
+        return own == identifier or (
+            identifier.startswith("_") and identifier.endswith(own) and own.startswith("__")
+        )
 
     def define(self, stack: Stack, slot: Slot, identifier: str) -> None:
         """Write the ``def`` or ``class`` statement; under another name than its own, remember to give that back."""
@@ -84,7 +86,9 @@ class Scope:
         own = made.title if isinstance(made, Class) else made.code.co_name
         if not self.is_statement(slot, identifier):
             if isinstance(made, Function) and own == "<lambda>":
-                stack.emit(ast.Assign([name(identifier, ast.Store())], self.function_expression(stack, slot).expr))
+                stack.emit(
+                    ast.Assign([name(identifier, ast.Store())], self.function_expression(stack, slot).expr)
+                )
                 return
             self.settings.renames[identifier] = own
             own = identifier
@@ -125,7 +129,9 @@ class Scope:
             raise Unstructured("a function called with a bare iterator")
         if iterator.data == "GetYieldFromIter":
             raise Unstructured("a comprehension over a delegated iterator")
-        expr = comprehension_expression(self, function.data, iterator.expr, asynchronous=iterator.data == "GetAiter")
+        expr = comprehension_expression(
+            self, function.data, iterator.expr, asynchronous=iterator.data == "GetAiter"
+        )
         del stack.slots[-2:]
         waits = bool(function.data.code.co_flags & 0x80)
         stack.push("ordered", expr, iterator.reads, "awaited" if waits else None)

@@ -84,11 +84,16 @@ def _percent(root: ast.AST) -> None:
 
 
 def _as_percent(node: ast.JoinedStr) -> ast.expr:
-    text, values = "", []
+    text = ""
+    values: "list[ast.expr]" = []
     for part in node.values:
         if isinstance(part, ast.Constant):
-            text += part.value.replace("%", "%%")
-        elif isinstance(part, ast.FormattedValue) and part.conversion in (115, 114, 97) and part.format_spec is None:
+            text += str(part.value).replace("%", "%%")
+        elif (
+            isinstance(part, ast.FormattedValue)
+            and part.conversion in (115, 114, 97)
+            and part.format_spec is None
+        ):
             text += "%" + chr(part.conversion)
             values.append(part.value)
         else:
@@ -97,7 +102,10 @@ def _as_percent(node: ast.JoinedStr) -> ast.expr:
 
 
 def _comments(settings: Settings) -> str:
-    lines = [f"# {sentinel} stands for {type(value).__name__}" for sentinel, value in settings.placeholders.used.items()]
+    lines = [
+        f"# {sentinel} stands for {type(value).__name__}"
+        for sentinel, value in settings.placeholders.used.items()
+    ]
     return "".join(line + "\n" for line in lines)
 
 
@@ -125,7 +133,11 @@ def shown_names(code: CodeType) -> "dict[str, str]":
 
 
 def _spellable(text: str) -> bool:
-    return all(part.isidentifier() and not keyword.iskeyword(part) for part in text.split(".")) if text else False
+    return (
+        all(part.isidentifier() and not keyword.iskeyword(part) for part in text.split("."))
+        if text
+        else False
+    )
 
 
 def _stand_in(text: str, used: "set[str]") -> str:
@@ -164,7 +176,9 @@ def recompile(source: str, like: CodeType, *, filename: str = "<decompiled>") ->
     found = find(module, like)
     if found is None:
         raise ValueError(f"`source` defines no function {title(like)!r}, which the code object asks for")
-    return adopt(found, like, literals.Placeholders(like), {new: old for old, new in shown_names(like).items()})
+    return adopt(
+        found, like, literals.Placeholders(like), {new: old for old, new in shown_names(like).items()}
+    )
 
 
 def find(module: CodeType, like: CodeType) -> Any:

@@ -15,7 +15,11 @@ def same(one: Any, two: Any) -> bool:
     if type(one) is not type(two):
         return False
     if isinstance(one, ast.AST):
-        return all(same(getattr(one, field, None), getattr(two, field, None)) for field in one._fields if field != "ctx")
+        return all(
+            same(getattr(one, field, None), getattr(two, field, None))
+            for field in one._fields
+            if field != "ctx"
+        )
     if isinstance(one, list):
         return len(one) == len(two) and all(map(same, one, two))
     return bool(one == two)
@@ -55,14 +59,25 @@ class Stack:
                 self._settle(place)
             if not slices and _has_slice(slots[place].expr):
                 slot = slots[place]
-                slots[place] = Slot(slot.kind, _without_slice(slot.expr), slot.reads, slot.data, slot.uid, slot.seq)
+                slots[place] = Slot(
+                    slot.kind, _without_slice(slot.expr), slot.reads, slot.data, slot.uid, slot.seq
+                )
         self._keep_order(base)
         taken = slots[base:]
         for place, slot in enumerate(taken):
             if slot.expr is None:  # a code object as a value
                 taken[place] = Slot("const", self.scope.literal(slot.data), NONE, slot.data)
         del slots[base:]
+        for slot in taken:
+            self.release(slot)
         return taken
+
+    def release(self, slot: Slot) -> None:
+        """``slot`` leaves the stack: its copies stand for themselves from now on."""
+        if slot.kind in ("const", "pure"):
+            for place, other in enumerate(self.slots):
+                if other.kind == "dup" and other.data == slot.uid:
+                    self.slots[place] = Slot(slot.kind, slot.expr, slot.reads, slot.data)
 
     def _keep_order(self, base: int) -> None:
         """Where evaluation would change places, everything unevaluated goes to temporaries, oldest first."""
@@ -107,7 +122,9 @@ class Stack:
                 expr = ast.NamedExpr(name(target.id, ast.Store()), expr)
             self.slots[place] = Slot("ordered", expr, slot.reads, None, slot.uid, slot.seq)
         elif kind == "fmt":
-            self.slots[place] = Slot("ordered", ast.JoinedStr([slot.expr]), slot.reads, None, slot.uid, slot.seq)
+            self.slots[place] = Slot(
+                "ordered", ast.JoinedStr([slot.expr]), slot.reads, None, slot.uid, slot.seq
+            )
         elif kind == "chain":
             self.slots[place] = Slot("ordered", slot.expr, slot.reads, None, slot.uid, slot.seq)
         elif kind == "target":
@@ -162,7 +179,11 @@ class Stack:
 
     def spill_until(self, slot: Slot) -> None:
         """Send ``slot``, and what is evaluated before it, to temporaries."""
-        todo = [other for other in self.slots if (other.kind in UNEVALUATED and other.seq < slot.seq) or other is slot]
+        todo = [
+            other
+            for other in self.slots
+            if (other.kind in UNEVALUATED and other.seq < slot.seq) or other is slot
+        ]
         for other in sorted(todo, key=lambda other: other.seq):
             self.spill(other)
 
@@ -181,7 +202,9 @@ class Stack:
         if slot in self.slots:
             self.replace(slot, result)
         self.slots[:] = [
-            Slot("pure", name(temporary), result.reads) if other.kind == "dup" and other.data == slot.uid else other
+            Slot("pure", name(temporary), result.reads)
+            if other.kind == "dup" and other.data == slot.uid
+            else other
             for other in self.slots
         ]
 
@@ -242,7 +265,9 @@ class Stack:
                     raise Impure
                 temporary = self.scope.temporary()
                 self.scope.frozen.add(temporary)
-                self.slots[place] = Slot("pure", name(temporary), frozenset((temporary,)), None, slot.uid, slot.seq)
+                self.slots[place] = Slot(
+                    "pure", name(temporary), frozenset((temporary,)), None, slot.uid, slot.seq
+                )
                 slot.data.fill(name(temporary, ast.Store()))
 
     # -- stores
@@ -264,7 +289,12 @@ class Stack:
         if origin is None:
             raise Unstructured("a copied value is gone")
         later = any(slot.seq > origin.seq and slot.kind in UNEVALUATED for slot in self.slots)
-        if origin.kind not in (*UNEVALUATED, "const", "pure") or origin.kind in ("aug", "function", "class", "imported"):
+        if origin.kind not in (*UNEVALUATED, "const", "pure") or origin.kind in (
+            "aug",
+            "function",
+            "class",
+            "imported",
+        ):
             self.emit(ast.Assign([target], origin.expr))
         elif later and origin.kind in ("const", "pure"):
             self.emit(ast.Assign([target], origin.expr))

@@ -120,7 +120,9 @@ class Structure:
         """Drop the exit functions of contexts that were left on the way here."""
         surplus = len(stack.slots) - block.height
         while surplus > 0:
-            place = next((i for i in range(len(stack.slots) - 1, -1, -1) if stack.slots[i].data == "exit"), None)
+            place = next(
+                (i for i in range(len(stack.slots) - 1, -1, -1) if stack.slots[i].data == "exit"), None
+            )
             if place is None:
                 break
             del stack.slots[place]
@@ -332,7 +334,9 @@ class Structure:
                 found = set(one.succs)
                 for child in self.graph.children[one.order]:
                     found |= self._leaves[child]
-                self._leaves[one] = frozenset(end for end in found if end is one or not self.graph.dominates(one, end))
+                self._leaves[one] = frozenset(
+                    end for end in found if end is one or not self.graph.dominates(one, end)
+                )
             known = self._leaves[block]
         return frozenset(end for end in known if end is not block)
 
@@ -354,8 +358,6 @@ def _equal_slots(one: Slot, two: Slot) -> bool:
     if one.kind == "mark":
         return one.data == two.data
     return one.kind in ("const", "pure") and same(one.expr, two.expr) and isinstance(one.expr, ast.Name)
-
-
 
 
 def _if(test: ast.expr, then: "list[ast.stmt]", other: "list[ast.stmt]") -> ast.stmt:

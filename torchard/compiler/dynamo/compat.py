@@ -69,7 +69,7 @@ def graph_sources(name: Callable[[str], str | None]) -> Iterator[None]:
     def cache(source: str, *args: Any, **kwargs: Any) -> str:
         return name(source) or original(source, *args, **kwargs)
 
-    _loader.cache = cache  # type: ignore[method-assign]
+    _loader.cache = cache  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -42,9 +42,13 @@ def explain(fn: Callable[..., Any], *args: Any, backend: str = "eager", **kwargs
         entries = [(frame, entry) for frame in session.frames for entry in frame.entries]
         return Explanation(
             graphs=tuple(entry.graphs["dynamo"] for _, entry in entries if "dynamo" in entry.graphs),
-            breaks=tuple((frame.name, one.line, one.reason) for frame in session.frames for one in frame.breaks),
+            breaks=tuple(
+                (frame.name, one.line, one.reason) for frame in session.frames for one in frame.breaks
+            ),
             guards=tuple(entry.guards for _, entry in entries if entry.guards),
-            recompiles=tuple((frame.name, entry.recompile) for frame in session.frames for entry in frame.entries[1:]),
+            recompiles=tuple(
+                (frame.name, entry.recompile) for frame in session.frames for entry in frame.entries[1:]
+            ),
             result=result,
             markdown=_without_links(session.summary()),
         )

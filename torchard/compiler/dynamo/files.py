@@ -102,7 +102,7 @@ def full_source(frame: Frame) -> str:
     lines = [f'"""What a call of {frame.name} does: the first entry whose guards hold runs."""\n']
     for entry in frame.entries:
         lines.append(f"from .guard_{entry.number} import guard_{entry.number}")
-        lines.append(f"from .transformed_{entry.number} import {_defined(entry.source)}  # noqa: F811")
+        lines.append(f"from .transformed_{entry.number} import {_defined(entry.source)} as transformed_{entry.number}")
     call = ", ".join(names)
     lines += ["", f"def {safe_name(frame.name)}({call}):", "    L = locals()"]
     for entry in frame.entries:
@@ -112,7 +112,11 @@ def full_source(frame: Frame) -> str:
 
 
 def _defined(source: str) -> str:
-    found = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    found = [
+        node.name
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
     return found[0] if found else "code"
 
 
@@ -121,7 +125,9 @@ def _write_guards(session: Any, frame: Frame, entry: Entry) -> None:
     for line in entry.guards.splitlines():
         text, _, where = line.partition("  # ")
         if text.strip(" |+-"):
-            checks.append(f"    _check({shorten(text.rstrip())!r})" + (f"  # {where.strip()}" if where else ""))
+            checks.append(
+                f"    _check({shorten(text.rstrip())!r})" + (f"  # {where.strip()}" if where else "")
+            )
     body = "\n".join(checks) or "    pass"
     source = (
         f'"""Guards of {frame.name}, entry {entry.number}: it is used again while all of these hold."""\n\n'
@@ -139,11 +145,16 @@ def _write_guards(session: Any, frame: Frame, entry: Entry) -> None:
 
 
 def _write_graphs(session: Any, frame: Frame, entry: Entry) -> None:
-    for kind, text in {**entry.graphs, **{f"other/{name}": text for name, text in entry.other.items()}}.items():
+    for kind, text in {
+        **entry.graphs,
+        **{f"other/{name}": text for name, text in entry.other.items()},
+    }.items():
         name = f"{frame.directory}/graph_{entry.number}/{kind}.py"
         _put(session, name, _valid(shorten(text).replace("class <lambda>(", "class Graph(")))
         entry.files[f"graph_{entry.number}/{kind}"] = name
-    for path in sorted((session.directory / "fx" / safe_name(entry.compile_id or "none")).glob("forward_*.py")):
+    for path in sorted(
+        (session.directory / "fx" / safe_name(entry.compile_id or "none")).glob("forward_*.py")
+    ):
         entry.files[f"graph_{entry.number}/{path.stem}"] = str(path.relative_to(session.directory))
 
 
@@ -156,11 +167,11 @@ def _write_kernels(session: Any, frame: Frame, entry: Entry) -> None:
 
 def _write_differences(session: Any, frame: Frame) -> None:
     for before, after in zip(frame.entries, frame.entries[1:]):
-        graphs = [(one.graphs.get("dynamo", "")).splitlines(keepends=True) for one in (before, after)]
-        guards = [shorten(one.guards).splitlines(keepends=True) for one in (before, after)]
+        old, new = (one.graphs.get("dynamo", "").splitlines(keepends=True) for one in (before, after))
+        held, holds = (shorten(one.guards).splitlines(keepends=True) for one in (before, after))
         text = f"Why entry {after.number}: {after.recompile.strip() or 'torch gave no reason'}\n\n"
-        text += "".join(difflib.unified_diff(*graphs, f"graph_{before.number}", f"graph_{after.number}"))
-        text += "".join(difflib.unified_diff(*guards, f"guards_{before.number}", f"guards_{after.number}", n=0))
+        text += "".join(difflib.unified_diff(old, new, f"graph_{before.number}", f"graph_{after.number}"))
+        text += "".join(difflib.unified_diff(held, holds, f"guards_{before.number}", f"guards_{after.number}", n=0))
         name = f"{frame.directory}/recompile_{before.number}_{after.number}.diff"
         _put(session, name, shorten(text))
         after.files[f"recompile_{before.number}_{after.number}"] = name
@@ -231,10 +242,15 @@ def index_markdown(session: Any) -> str:
     ]
     if breaks:
         lines += ["## Graph breaks", ""]
-        lines += [f"- `{frame.name}` line {one.line or '?'}: {_first(one.reason)}" for frame, one in breaks] + [""]
+        lines += [
+            f"- `{frame.name}` line {one.line or '?'}: {_first(one.reason)}" for frame, one in breaks
+        ] + [""]
     if again:
         lines += ["## Recompilations", ""]
-        lines += [f"- `{f.name}` entry {e.number}: {_first(_reason(e.recompile)) or 'no reason given'}" for f, e in again]
+        lines += [
+            f"- `{f.name}` entry {e.number}: {_first(_reason(e.recompile)) or 'no reason given'}"
+            for f, e in again
+        ]
         lines.append("")
     for frame in session.frames:
         lines += _frame_lines(frame)
@@ -245,7 +261,11 @@ def index_markdown(session: Any) -> str:
 
 def _frame_lines(frame: Frame) -> list[str]:
     where = f"{Path(frame.code.co_filename).name}:{frame.code.co_firstlineno}"
-    lines = [f"## {frame.name}", "", f"{where}" + (f", goes on with `{frame.resumed_from}`" if frame.resumed_from else "")]
+    lines = [
+        f"## {frame.name}",
+        "",
+        f"{where}" + (f", goes on with `{frame.resumed_from}`" if frame.resumed_from else ""),
+    ]
     lines += ["", " · ".join(f"[{kind}]({path})" for kind, path in sorted(frame.files.items())), ""]
     for entry in frame.entries:
         ran = "runs from its file" if entry.executed else "reading copy, not executed"

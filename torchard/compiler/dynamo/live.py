@@ -24,5 +24,7 @@ def check(key: str, variables: dict[str, Any]) -> bool:
     """
     manager = _MANAGERS.get(key)
     if manager is None:
-        raise RuntimeError(f"the guards {key!r} live in the process that compiled them; here they can only be read")
+        raise RuntimeError(
+            f"the guards {key!r} live in the process that compiled them; here they can only be read"
+        )
     return bool(manager.check(variables))

@@ -25,7 +25,14 @@ def install(level: str = "DEBUG") -> None:
 
     def tell(old: CodeType, new: CodeType) -> None:
         if logger.isEnabledFor(number):
-            logger.log(number, "DECOMPILED %s %s line %s\n%s", old.co_name, old.co_filename, old.co_firstlineno, _text(new))
+            logger.log(
+                number,
+                "DECOMPILED %s %s line %s\n%s",
+                old.co_name,
+                old.co_filename,
+                old.co_firstlineno,
+                _text(new),
+            )
 
     _handles.append(compat.register_bytecode_hook(tell))
 

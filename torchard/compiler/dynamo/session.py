@@ -235,7 +235,9 @@ def _prepared(directory: Path, overwrite: bool) -> Path:
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"`directory={str(directory)!r}` is a file; give a folder")
     if not overwrite and directory.exists() and any(directory.iterdir()):
-        raise FileExistsError(f"`directory={str(directory)!r}` is not empty; give another, or leave `overwrite` on")
+        raise FileExistsError(
+            f"`directory={str(directory)!r}` is not empty; give another, or leave `overwrite` on"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     return directory.resolve()
 
@@ -258,7 +260,9 @@ def debug(*, pause: bool = True) -> Iterator[Session]:
         raise RuntimeError("`debug` needs a session: run your program once inside `prepare_debug(directory)`")
     session = _last[0]
     if any(entry.kernels for frame in session.frames for entry in frame.entries):
-        print("Inductor compiled these graphs: breakpoints in graph files do not stop; those in transformed code do.")
+        print(
+            "Inductor compiled these graphs: breakpoints in graph files do not stop; those in transformed code do."
+        )
     with torch.compiler.set_stance("eager_on_recompile"):
         if pause:
             breakpoint()

@@ -24,5 +24,7 @@ def compiled_from(entry: Entry, path: str) -> CodeType | None:
 
 def with_names(code: CodeType, names: dict[str, str]) -> CodeType:
     """Return ``code`` with shortened names made unique again, in nested code too."""
-    consts = tuple(with_names(const, names) if isinstance(const, CodeType) else const for const in code.co_consts)
+    consts = tuple(
+        with_names(const, names) if isinstance(const, CodeType) else const for const in code.co_consts
+    )
     return code.replace(co_consts=consts, co_names=tuple(names.get(name, name) for name in code.co_names))

@@ -34,7 +34,11 @@ _TESTS = {"TRUE": "true", "FALSE": "false", "NONE": "none", "NOT_NONE": "not non
 
 TABLE: Table = {
     **COMMON,
-    **{f"POP_JUMP_{way}_IF_{test}": jump("Branch", word) for way in ("FORWARD", "BACKWARD") for test, word in _TESTS.items()},
+    **{
+        f"POP_JUMP_{way}_IF_{test}": jump("Branch", word)
+        for way in ("FORWARD", "BACKWARD")
+        for test, word in _TESTS.items()
+    },
     "CACHE": nothing,
     "RESUME": nothing,
     "MAKE_CELL": nothing,

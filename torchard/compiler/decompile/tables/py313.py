@@ -2,7 +2,15 @@
 
 from torchard.compiler.decompile.ops import Op
 from torchard.compiler.decompile.tables import py312
-from torchard.compiler.decompile.tables.common import COMPARE, CONVERSIONS, Lowering, Table, choice, nothing, op
+from torchard.compiler.decompile.tables.common import (
+    COMPARE,
+    CONVERSIONS,
+    Lowering,
+    Table,
+    choice,
+    nothing,
+    op,
+)
 
 _PARTS = {1: "defaults", 2: "kwdefaults", 4: "annotations", 8: "closure", 16: "annotate"}
 

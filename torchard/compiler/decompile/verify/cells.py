@@ -26,10 +26,17 @@ def fold_cells(ops: "list[Op]") -> "list[Op]":
 
 def _is_read(ops: "list[Op]", index: int, shape: "list[str]", targets: "set[Any]") -> bool:
     part = ops[index : index + len(shape)]
-    if [op.name for op in part] != shape or any(place in targets for place in range(index + 1, index + len(shape))):
+    if [op.name for op in part] != shape or any(
+        place in targets for place in range(index + 1, index + len(shape))
+    ):
         return False
     cell, code = part[0].arg, part[2].arg
-    plain = cell[0] == "closure" and part[1].arg == ("tuple", 1) and part[-3].arg == "__closure__" and part[-2].arg == 0
+    plain = (
+        cell[0] == "closure"
+        and part[1].arg == ("tuple", 1)
+        and part[-3].arg == "__closure__"
+        and part[-2].arg == 0
+    )
     return plain and isinstance(code, CodeType) and _returns(code, cell[1])
 
 

@@ -11,7 +11,9 @@ from torchard.compiler.decompile.verify import lockstep, walk
 from torchard.compiler.decompile.verify.cells import fold_cells
 from torchard.compiler.decompile.verify.constants import constant_key, nested_codes
 
-_KINDS = 0x4 | 0x8 | 0x20 | 0x80 | 0x100 | 0x200  # *args, **kwargs, generator, coroutine, iterable coroutine, async
+_KINDS = (
+    0x4 | 0x8 | 0x20 | 0x80 | 0x100 | 0x200
+)  # *args, **kwargs, generator, coroutine, iterable coroutine, async
 _RANK = {"identical": 2, "equivalent": 1, "unverified": 0}
 
 
@@ -82,7 +84,9 @@ class _Keys:
         originals: list = []
         for code in nested_codes(a):
             if id(code) not in self._codes:
-                twin = next((old for old in originals if _same_name(old, code) and equivalent(old, code)), code)
+                twin = next(
+                    (old for old in originals if _same_name(old, code) and equivalent(old, code)), code
+                )
                 originals.append(code)
                 self._codes[id(code)] = ("code", id(twin))
         for code in nested_codes(b):

@@ -44,7 +44,9 @@ class _Side:
 
     __slots__ = ("index", "keys", "local", "ops", "stack")
 
-    def __init__(self, ops: "list[Op]", index: int, stack: "list[Any]", local: "dict[str, Any]", keys: Any) -> None:
+    def __init__(
+        self, ops: "list[Op]", index: int, stack: "list[Any]", local: "dict[str, Any]", keys: Any
+    ) -> None:
         self.ops, self.index, self.stack, self.local, self.keys = ops, index, stack, local, keys
 
     def settle(self) -> Op:
@@ -84,7 +86,11 @@ class _Side:
         elif name == "Pop":
             stack.pop()
         elif name == "Attr" and op.arg in _GROWING and stack[-1][0] == "display":
-            stack[-1] = ("method", op.arg, stack[-1])  # a display is an exact list, set or dict: no user code runs
+            stack[-1] = (
+                "method",
+                op.arg,
+                stack[-1],
+            )  # a display is an exact list, set or dict: no user code runs
         else:
             return self.decide(op)
         self.index += 1
@@ -120,7 +126,9 @@ def _answer(sign: str, left: Any, right: Any) -> "bool | None":
     if left[0] != "int":
         return None
     if sign == "in":
-        return left in right[1] if right[0] == "tuple" and all(item[0] == "int" for item in right[1]) else None
+        return (
+            left in right[1] if right[0] == "tuple" and all(item[0] == "int" for item in right[1]) else None
+        )
     if right[0] != "int":
         return None
     return left[1] == right[1] if sign == "==" else left[1] < right[1]
@@ -137,12 +145,18 @@ def _truth(test: str, key: Any) -> "bool | None":
 class _Lockstep:
     def __init__(self, a: "list[Op]", b: "list[Op]", keys: Any, counter: "str | None") -> None:
         self.a, self.b, self.keys, self.counter = a, b, keys, counter
-        self.names = sorted({op.arg[1] for op in a + b if op.name in ("Load", "Store", "Delete", "LoadClear") and op.arg[0] == "fast"})
+        self.names = sorted(
+            {
+                op.arg[1]
+                for op in a + b
+                if op.name in ("Load", "Store", "Delete", "LoadClear") and op.arg[0] == "fast"
+            }
+        )
         self.states: dict = {}
         self.todo: list = []
 
     def run(self) -> None:
-        start = {name: ("start", name) for name in self.names}
+        start: "dict[str, Any]" = {name: ("start", name) for name in self.names}
         temporaries = self._stored_first()
         for name in temporaries:
             start[name] = _UNBOUND
@@ -167,7 +181,12 @@ class _Lockstep:
         right.settle()
         count = right.local.get(self.counter) if self.counter else None
         key = (left.index, right.index, count if count is not None and count[0] == "const" else None)
-        values = left.stack + [left.local[n] for n in self.names] + right.stack + [right.local[n] for n in self.names]
+        values = (
+            left.stack
+            + [left.local[n] for n in self.names]
+            + right.stack
+            + [right.local[n] for n in self.names]
+        )
         shape = (len(left.stack), len(right.stack))
         known = self.states.get(key)
         if known is None:
@@ -222,7 +241,11 @@ class _Lockstep:
         if one.name in ENDS:
             return
         pushes = EFFECTS[one.name](one.arg)[1] if one.name in EFFECTS else 1
-        kind = "display" if one.name in _MAPS and (one.name == "ConstKeyMap" or one.arg[0] in _DISPLAYS) else "new"
+        kind = (
+            "display"
+            if one.name in _MAPS and (one.name == "ConstKeyMap" or one.arg[0] in _DISPLAYS)
+            else "new"
+        )
         results = [(kind, ("new", n)) for n in range(pushes)]
         left.stack.extend(results)
         right.stack.extend(results)
@@ -310,7 +333,10 @@ class _Lockstep:
 
     def _jump(self, left: _Side, right: _Side, one: Op, two: Op) -> None:
         drop = 1 if one.name in ("ForIter", "AsyncForIter") else 0
-        ends = [(op.target, side.stack[: len(side.stack) - drop], side.local) for side, op in ((left, one), (right, two))]
+        ends = [
+            (op.target, side.stack[: len(side.stack) - drop], side.local)
+            for side, op in ((left, one), (right, two))
+        ]
         self.arrive(*ends)
 
     def step_branch(self, left: _Side, right: _Side, *, swapped: bool) -> None:
@@ -329,7 +355,7 @@ class _Lockstep:
         self.arrive((left.index, left.stack, left.local), (right.index, right.stack, right.local))
 
 
-def _leave(side: _Side, ways: "tuple[str, int, int, bool, bool]", way: int) -> "tuple[int, list, dict]":
+def _leave(side: _Side, ways: "Any", way: int) -> "tuple[int, list, dict]":
     stack = side.stack if ways[3 + way] else side.stack[:-1]
     return ways[1 + way], stack, side.local
 

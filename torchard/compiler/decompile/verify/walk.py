@@ -43,7 +43,12 @@ def branch(ops: "list[Op]", index: int) -> "tuple[str, int, int, bool, bool]":
     follow, jump = settle(ops, index + 1), settle(ops, op.target)
     test, keep = op.arg, op.name == "BranchKeep"
     steps = 0
-    while keep and ops[jump].name in ("BranchKeep", "Branch") and ops[jump].arg in ("true", "false") and steps < 99:
+    while (
+        keep
+        and ops[jump].name in ("BranchKeep", "Branch")
+        and ops[jump].arg in ("true", "false")
+        and steps < 99
+    ):
         again = ops[jump]
         if again.arg == test:
             keep, jump = again.name == "BranchKeep", settle(ops, again.target)
@@ -55,7 +60,9 @@ def branch(ops: "list[Op]", index: int) -> "tuple[str, int, int, bool, bool]":
     return ("true" if test == "false" else "none"), follow, jump, False, keep
 
 
-def _compare(a: "list[Op]", b: "list[Op]", pair: "tuple[int, int]", keys: Any, todo: "list[Any]") -> "str | None":
+def _compare(
+    a: "list[Op]", b: "list[Op]", pair: "tuple[int, int]", keys: Any, todo: "list[Any]"
+) -> "str | None":
     i, j = pair
     one, two = a[i], b[j]
     if one.name in ("Branch", "BranchKeep") and two.name in ("Branch", "BranchKeep"):
@@ -89,7 +96,9 @@ def _inverted(a: "list[Op]", b: "list[Op]", pair: "tuple[int, int]", todo: "list
     """``x in y`` and ``x not in y`` with swapped targets: both give a bool, whatever the container answers."""
     i, j = settle(a, pair[0] + 1), settle(b, pair[1] + 1)
     one, two = a[pair[0]], b[pair[1]]
-    tests = a[i].name == b[j].name == "Branch" and a[i].arg in ("true", "false") and b[j].arg in ("true", "false")
+    tests = (
+        a[i].name == b[j].name == "Branch" and a[i].arg in ("true", "false") and b[j].arg in ("true", "false")
+    )
     if not tests or not _same_handler(one, two, todo) or not _same_handler(a[i], b[j], todo):
         return _tell(pair[0], one, two, "other argument")
     first, second = branch(a, i), branch(b, j)
