@@ -55,7 +55,20 @@ class ToolCase:
     run: Callable[[], str]
 
 
-CASES: Mapping[str, type] = {"measure": MeasureCase, "transform": TransformCase, "tool": ToolCase}
+@dataclass(frozen=True)
+class LossCase:
+    """A scalar to minimise as a function of one batch of predictions or features (float64, batch first)."""
+
+    loss: Callable[[Tensor], Tensor]
+    inputs: Tensor
+
+
+CASES: Mapping[str, type] = {
+    "measure": MeasureCase,
+    "transform": TransformCase,
+    "loss": LossCase,
+    "tool": ToolCase,
+}
 
 
 def entries(shape: str) -> list[CatalogueEntry]:

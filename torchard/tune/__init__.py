@@ -8,6 +8,7 @@ from torchard.tune.adapters import (
     SiteAdapter,
     UnreachableSiteError,
 )
+from torchard.tune.b_tuning import BTuning
 from torchard.tune.interface import TuneSummary
 from torchard.tune.ssf import ScaleShift
 from torchard.tune.statistics import HeldStatistics
@@ -16,6 +17,7 @@ from torchard.tune.tune_mode import NoPairsError, TuneMode
 __all__ = [
     "AdapterMismatchError",
     "AdapterSpec",
+    "BTuning",
     "HeldStatistics",
     "NoPairsError",
     "NotMergeableError",
