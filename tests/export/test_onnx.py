@@ -1,5 +1,6 @@
 import copy
 import json
+import resource
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from torchard.core.errors import ExportMismatchError, UsageError
 from torchard.core.pixels import open_image
 from torchard.export import onnx as module
 from torchard.export.onnx import export_onnx
+from torchard.export.program import export_pt2
 
 
 def eager(model: nn.Module, path) -> np.ndarray:
@@ -124,6 +126,34 @@ def test_a_flipped_label_is_a_mismatch_however_small_the_difference(exported, tm
     monkeypatch.setattr(module, "exportable", wrong)
     with pytest.raises(ExportMismatchError, match="class 0 to the eager model and 1"):
         export_onnx(model, tmp_path / "m.onnx", spec=SPEC, classes=CLASSES, images=exported.files[:1])
+
+
+@pytest.mark.parametrize(("export", "name"), [(export_onnx, "m.onnx"), (export_pt2, "m.pt2")])
+def test_a_full_disk_is_one_line_and_the_file_before_is_kept(exported, tmp_path, export, name):
+    (tmp_path / name).write_text("the file before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
+    try:
+        with pytest.raises(OSError, match="bytes needed") as caught:
+            export(exported.model, tmp_path / name, spec=SPEC, classes=CLASSES, images=exported.files[:1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the file before"]
+
+
+def test_a_compiled_model_is_exported_as_what_was_compiled(exported, tmp_path):
+    compiled = torch.compile(exported.model)
+    report = export_onnx(compiled, tmp_path / "m.onnx", spec=SPEC, classes=CLASSES, images=exported.files[:2])
+    assert report.bytes == exported.report.bytes
+
+
+def test_what_no_single_file_can_hold_is_refused(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_BYTES", 100)
+    with pytest.raises(RuntimeError, match="too large for one ONNX file"):
+        export_onnx(
+            exported.model, tmp_path / "m.onnx", spec=SPEC, classes=CLASSES, images=exported.files[:1]
+        )
 
 
 def test_no_images_no_export(tmp_path):

@@ -99,6 +99,7 @@ def eager_logits(
     Raises:
         ValueError: if `classes` does not fit the answers, or one is not finite; the image is named.
     """
+    model = uncompiled(model)
     parameter = next(model.parameters(), torch.zeros(()))
     with flags_kept(model), torch.inference_mode():
         model.eval()
@@ -110,6 +111,11 @@ def eager_logits(
         name = quote(files[int(broken.argmax())])
         raise ValueError(f"{type(model).__name__} answers {name} with NaN or infinity; it was not exported.")
     return logits
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the module that ``torch.compile`` wrapped, or `model` itself."""
+    return getattr(model, "_orig_mod", model)
 
 
 def apply(

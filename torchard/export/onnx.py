@@ -30,8 +30,11 @@ from torchard.export.check import (
     compare,
     eager_logits,
     fresh_process_logits,
+    uncompiled,
 )
 from torchard.export.standalone import open_model
+
+MAX_BYTES = 2_000_000_000  # one protocol buffer holds 2 GiB, and there is the graph besides
 
 
 def export_onnx(
@@ -53,7 +56,7 @@ def export_onnx(
     Raises:
         UsageError: if `images` is empty.
         ValueError: if `classes` does not fit the model, or the model answers with NaN.
-        RuntimeError: if the model cannot be traced; the reason is told.
+        RuntimeError: if the model cannot be traced, or is too large for one file; the reason is told.
         ExportMismatchError: if the file answers differently; it is kept beside `path` as ``.rejected``.
     """
     path = Path(path)
@@ -61,8 +64,9 @@ def export_onnx(
         expected = eager_logits(model, files, spec, classes=classes)
         program = _trace(model, spec)
         _describe(program.model, metadata(spec, classes))
-        with checked_file(path, needed=_bytes_needed(model)) as unchecked:
-            program.save(str(unchecked), external_data=False)
+        content = program.model_proto.SerializeToString()
+        with checked_file(path, needed=len(content)) as unchecked:
+            unchecked.write_bytes(content)
             difference = _check(unchecked, files, expected, atol)
     return ExportReport(path, path.stat().st_size, len(files), difference)
 
@@ -90,11 +94,17 @@ def exportable(model: nn.Module) -> nn.Module:
 
     In channels_last the exporter writes strides down as gather operations.
     """
-    clone = copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
+    clone = (
+        copy.deepcopy(uncompiled(model)).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
+    )
     return clone.eval().requires_grad_(False)
 
 
 def _trace(model: nn.Module, spec: InputSpec) -> Any:
+    if 4 * sum(tensor.numel() for tensor in model.state_dict().values()) > MAX_BYTES:
+        raise RuntimeError(
+            f"{type(model).__name__} is too large for one ONNX file: more than {MAX_BYTES:,} bytes."
+        )
     example = torch.zeros(2, 3, *spec.size)
     try:
         return torch.onnx.export(
@@ -146,7 +156,3 @@ def _check_one_by_one(path: Path, files: Sequence[Path], expected: np.ndarray, a
     runtime = open_model(path)
     answered = np.concatenate([runtime.logits([open_image(file)]) for file in files])
     compare(expected, answered, files, atol=atol)
-
-
-def _bytes_needed(model: nn.Module) -> int:
-    return 4 * sum(tensor.numel() for tensor in model.state_dict().values())
