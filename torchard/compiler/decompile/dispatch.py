@@ -13,7 +13,7 @@ from torchard.compiler.decompile.conditions import negate
 from torchard.compiler.decompile.flow import clean
 from torchard.compiler.decompile.ops import ENDS, Op
 from torchard.compiler.decompile.protect import Protection
-from torchard.compiler.decompile.reader import read
+from torchard.compiler.decompile.reader import VERSION, read
 from torchard.compiler.decompile.slots import Slot, Unstructured
 from torchard.compiler.decompile.stack import Stack, name
 
@@ -73,7 +73,9 @@ class _Dispatch:
             if op.handler is not None:
                 starts.add(op.handler.target)
         starts.update(self.protection.leaders)
-        return sorted(start for start in starts if start < len(self.ops) and not self._is_cleanup_code(start))
+        self.cuts = starts
+        kept = [start for start in starts if start < len(self.ops) and not self._is_cleanup_code(start)]
+        return sorted(start for start in kept if self.ops[start].name != "Jump" or start == 0)
 
     def _is_cleanup_code(self, start: int) -> bool:
         """The operations of compiler clean-up and of context handlers: Python's own statements do that here."""
@@ -233,22 +235,11 @@ class _Dispatch:
         return [ast.Try([inside], [clause], [], [])]
 
     def _restore(self, target: int) -> "list[ast.stmt]":
-        """``e = None; del e`` of a clause left by an exception."""
-        stack = Stack(self.scope, [])
-        result: "list[ast.stmt]" = []
-        for index in range(target, len(self.ops)):
-            op = self.ops[index]
-            if op.name == "Reraise":
-                break
-            if op.name == "Store":
-                result.append(_assign(op.arg[1], ast.Constant(None)))
-                self.scope.note_store(*op.arg)
-            elif op.name == "Delete":
-                result.append(ast.Delete([name(op.arg[1], ast.Del())]))
-            elif op.name != "Const" or op.arg is not None:
-                raise Unstructured(f"clean-up of unknown form: {op.name}")
-        result.extend(stack.out)
-        return result
+        """``e = None; del e`` of a clause, or variables given back by a comprehension, left by an exception."""
+        stack = Stack(self.scope, self._entry(target))
+        end = next(index for index in range(target, len(self.ops)) if self.ops[index].name == "Reraise")
+        _run(self, stack, self.ops[target:end])
+        return stack.out
 
     def _with(self, handler: int, blocks: "list[int]", inside: ast.stmt) -> "list[ast.stmt]":
         enter = [
@@ -275,9 +266,9 @@ class _Dispatch:
     # -- one block
 
     def _block(self, start: int) -> "list[ast.stmt]":
-        place = self.starts.index(start)
-        end = self.starts[place + 1] if place + 1 < len(self.starts) else len(self.ops)
-        end = next((i + 1 for i in range(start, end) if self.ops[i].name in ENDS), end)
+        end = start + 1
+        while end < len(self.ops) and end not in self.cuts and self.ops[end - 1].name not in ENDS:
+            end += 1
         stack = Stack(self.scope, self._entry(start))
         ops = [op for op in self.ops[start:end] if op.name != "ExitWith"]
         if self.ops[start].name == "PushExc":
@@ -301,7 +292,10 @@ class _Dispatch:
     def _entry(self, start: int) -> "list[Slot]":
         slots = []
         for position, kind in enumerate(self.stacks[start]):
-            slots.append(self._value(position) if kind in _VALUES else Slot("mark", data=kind))
+            if kind in _VALUES:
+                slots.append(self._value(position))
+            else:
+                slots.append(Slot("mark", name(self._slot(position)) if kind == "c" else None, data=kind))
         return slots
 
     def _value(self, position: int) -> Slot:
@@ -324,6 +318,11 @@ class _Dispatch:
         return stack.out
 
     def _at(self, index: int) -> int:
+        """The number of the block that control reaches at ``index``, jumps followed: they belong to no range."""
+        for _ in self.ops:
+            if self.ops[index].name != "Jump":
+                break
+            index = self.ops[index].target
         if index not in self.number:
             raise Unstructured("control goes on inside a block")
         return self.number[index]
@@ -339,13 +338,12 @@ class _Dispatch:
         slots = stack.slots
         for place, slot in enumerate(slots):
             if slot.kind == "iter":
-                word = "aiter" if slot.data == "GetAiter" else "iter"
-                call = ast.Call(name(self.builtin(word)), [slot.expr], [])
+                call = self._begin(slot)
                 slots[place] = Slot("ordered", call, slot.reads, None, slot.uid, slot.seq)
         if any(slot.kind == "mark" and slot.data == "__build_class__" for slot in slots):
             raise Unstructured("a class statement with branches in its bases")
         places = [place for place, slot in enumerate(slots) if slot.kind != "mark"]
-        marks = [(place, slot) for place, slot in enumerate(slots) if slot.kind == "mark"]
+        marks = [(place, slot) for place, slot in enumerate(slots) if slot.kind == "mark" and slot.data == "c"]
         slots[:] = [slots[place] for place in places]
         exprs = [slot.expr for slot in stack.take(len(slots))]
         kept = exprs[len(exprs) - keep :] if keep else []
@@ -361,9 +359,29 @@ class _Dispatch:
                 targets.append(name(temporary, ast.Store()))
                 values.append(kept[position])
                 kept[position] = name(temporary)
+        for place, slot in marks:
+            if slot.expr.id != self._slot(place):
+                targets.append(name(self._slot(place), ast.Store()))
+                values.append(slot.expr)
         self._assign_all(stack, targets, values)
-        del marks
         return kept
+
+    def _begin(self, slot: Slot) -> ast.expr:
+        if slot.data != "GetAiter":
+            return ast.Call(name(self.builtin("iter")), [slot.expr], [])
+        if VERSION >= (3, 10):
+            return ast.Call(name(self.builtin("aiter")), [slot.expr], [])
+        helper = ast.parse(f"(lambda x: {self.builtin('type')}(x).__aiter__(x))()", mode="eval").body
+        helper.args = [slot.expr]  # type: ignore[attr-defined]
+        return helper
+
+    def _step(self, iterator: ast.expr, *, asynchronous: bool) -> ast.expr:
+        if not asynchronous:
+            return ast.Call(name(self.builtin("next")), [iterator], [])
+        if VERSION >= (3, 10):
+            return ast.Await(ast.Call(name(self.builtin("anext")), [iterator], []))
+        kind = ast.Call(name(self.builtin("type")), [iterator], [])
+        return ast.Await(ast.Call(ast.Attribute(kind, "__anext__", ast.Load()), [iterator], []))
 
     def _assign_all(self, stack: Stack, targets: "list[Any]", values: "list[ast.expr]") -> None:
         if len(targets) == 1:
@@ -397,6 +415,11 @@ def _run(d: _Dispatch, stack: Stack, ops: "list[Op]") -> None:
     plain: "list[Op]" = []
     for op in ops:
         special = _SPECIAL.get(op.name)
+        if op.name == "Store":
+            expressions.run(stack, plain)
+            plain = []
+            saved = stack.slots[-1] if stack.slots else None
+            special = _store if saved is not None and saved.kind == "mark" and saved.data == "c" else None
         if special is None:
             plain.append(op)
             continue
@@ -462,14 +485,10 @@ def _goto(d: _Dispatch, test: ast.expr, yes: int, no: int) -> ast.stmt:
 
 def _for_iter(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
     d.settle(stack, 0)
-    position = len(stack.slots)
-    iterator = name(d._slot(position - 1 if position else 0))
     places = len(d.stacks[end]) - 1
     iterator = name(d._slot(places - 1))
     asynchronous = op.name == "AsyncForIter"
-    call: ast.expr = ast.Call(name(d.builtin("anext" if asynchronous else "next")), [iterator], [])
-    if asynchronous:
-        call = ast.Await(call)
+    call = d._step(iterator, asynchronous=asynchronous)
     stop = d.builtin("StopAsyncIteration" if asynchronous else "StopIteration")
     step = _assign(d._slot(places), call)
     done = ast.ExceptHandler(name(stop), None, [_assign(d.counter, ast.Constant(d._at(op.target)))])
@@ -500,7 +519,30 @@ def _assign(title: str, value: ast.expr) -> ast.stmt:
     return ast.Assign([name(title, ast.Store())], value)
 
 
-_SPECIAL: "dict[str, Any]" = {"Match": _match}
+def _load_clear(d: _Dispatch, stack: Stack, op: Op) -> None:
+    """An inlined comprehension's variable is put away as a tuple: empty if it is not bound."""
+    variable = op.arg[1]
+    stack.touch(variable)
+    stack.flush()
+    title = d._slot(len(stack.slots))
+    held = ast.Tuple([name(variable)], ast.Load())
+    unbound = ast.ExceptHandler(name(d.builtin("NameError")), None, [_assign(title, ast.Tuple([], ast.Load()))])
+    stack.append(ast.Try([_assign(title, held)], [unbound], [], []))
+    stack.slots.append(Slot("mark", name(title), data="c"))
+
+
+def _store(d: _Dispatch, stack: Stack, op: Op) -> None:
+    """Give an inlined comprehension's variable back."""
+    variable = op.arg[1]
+    held = stack.slots.pop().expr
+    stack.touch(variable)
+    stack.flush()
+    bind = ast.Assign([ast.Tuple([name(variable, ast.Store())], ast.Store())], held)
+    free: "list[ast.stmt]" = [_assign(variable, ast.Constant(None)), ast.Delete([name(variable, ast.Del())])]
+    stack.append(ast.If(held, [bind], free))
+
+
+_SPECIAL: "dict[str, Any]" = {"Match": _match, "LoadClear": _load_clear}
 _ENDINGS: "dict[str, Any]" = {
     "Branch": _branch, "BranchKeep": _branch_keep, "ForIter": _for_iter, "AsyncForIter": _for_iter,
     "PopExc": _pop_exception, "Reraise": _reraise, "EnterWith": _enter, "Jump": _jump,

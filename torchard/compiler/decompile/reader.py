@@ -209,6 +209,8 @@ def _fold_send(ops: "list[Op]", index: int, dead: "set[int]") -> None:
     dead.update((index - 1, index))
     if op.name == "Send":
         dead.update((index + 1, index + 2))
+        if ops[index + 3].name == "CleanupThrow":
+            dead.add(index + 3)
         if ops[op.target].name == "EndSend":
             dead.add(op.target)
     waiter.name = _WAITERS[waiter.name]
