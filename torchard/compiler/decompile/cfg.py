@@ -3,7 +3,7 @@
 from typing import Any
 
 from torchard.compiler.decompile.ops import EFFECTS, ENDS, Op
-from torchard.compiler.decompile.protect import Protection
+from torchard.compiler.decompile.protect import JUMPS_UNCOVERED, Protection
 from torchard.compiler.decompile.slots import Unstructured
 
 
@@ -299,7 +299,7 @@ def _level_at_end(block: Block) -> int:
 
 def _inherit_chains(order: "list[Block]", protection: Protection) -> None:
     """3.12 and later leave jumps out of the table: blocks of nothing else belong to where they come from."""
-    if not protection.jumps_uncovered:
+    if not JUMPS_UNCOVERED:
         return
     preds: "dict[Block, list[Block]]" = {}
     for block in order:

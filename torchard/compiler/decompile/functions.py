@@ -25,7 +25,6 @@ def structured(scope: Scope) -> "list[ast.stmt]":
     try:
         flow = idioms.fold(clean(read(scope.code)))
         protection = Protection(flow.ops, flow.stacks)
-        protection.jumps_uncovered = idioms.JUMPS_UNCOVERED
         graph = cfg.build(flow.ops, flow.stacks, protection)
         return Structure(scope, graph, protection).statements()
     except (Malformed, Impure, KeyError, IndexError, AttributeError, RecursionError) as error:

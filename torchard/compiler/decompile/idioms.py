@@ -1,13 +1,10 @@
 """Sequences that are one thing: a kept test, a link of a chained comparison. Folded before blocks are cut."""
 
-import sys
 from typing import Any
 
 from torchard.compiler.decompile.flow import Flow
 from torchard.compiler.decompile.ops import Op
 from torchard.compiler.decompile.reader import drop
-
-JUMPS_UNCOVERED = sys.version_info >= (3, 12)
 
 
 def fold(flow: Flow) -> Flow:

@@ -1,5 +1,6 @@
 """Protected ranges as the source had them: clean-up code resolved, ``finally`` copies and context exits skipped."""
 
+import sys
 from typing import Any
 
 from torchard.compiler.decompile.ops import ENDS, Op
@@ -20,6 +21,7 @@ _CLEANUP = frozenset(
     }
 )
 _MARKS = "epxsl"
+JUMPS_UNCOVERED = sys.version_info >= (3, 12)  # the exception table leaves jumps out
 
 
 class Protection:
@@ -34,7 +36,6 @@ class Protection:
         self.kinds: "dict[int, str]" = {}
         self.leaders: "set[int]" = set()
         self.finals: "dict[int, Any]" = {}  # where each finally clause ends: filled in while blocks are cut
-        self.jumps_uncovered = False
         self._chains: "dict[int, tuple[int, ...]]" = {}
         self._redirects: "dict[int, int]" = {}
         self._suppressed: "dict[int, int]" = {}
@@ -156,7 +157,7 @@ class Protection:
             if op.target is not None:
                 ways.append(op.target)
             for way in ways:
-                after = self.chain(self.ops[way])
+                after = self.chain(self.ops[_settle(self.ops, way) if JUMPS_UNCOVERED else way])
                 for handler in chain:
                     if handler not in after and self.kinds[handler] in ("with", "finally"):
                         way = self._skip(handler, way)

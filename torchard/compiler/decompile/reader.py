@@ -7,7 +7,7 @@ from types import CodeType
 from typing import Any
 
 from torchard.compiler.decompile import blockstack
-from torchard.compiler.decompile.ops import Handler, Op, UnsupportedOpcode
+from torchard.compiler.decompile.ops import ENDS, Handler, Op, UnsupportedOpcode
 
 VERSION = sys.version_info[:2]
 _EXTENDED = opcode.opmap["EXTENDED_ARG"]
@@ -42,6 +42,8 @@ def read(code: CodeType) -> "list[Op]":
     ops, start, names = _lower(code)
     if VERSION >= (3, 11):
         _attach_table(code, ops, start)
+    if VERSION >= (3, 13):
+        _cover_branches(ops)
     for op in ops:
         if op.target is not None:
             op.target = start[op.target]
@@ -153,6 +155,13 @@ def _attach_table(code: CodeType, ops: "list[Op]", start: "dict[int, int]") -> N
         while position < len(ops) and ops[position].offset < end:
             ops[position].handler = handler
             position += 1
+
+
+def _cover_branches(ops: "list[Op]") -> None:
+    """A branch on a bool cannot fail, so the table leaves it out: it belongs where the test before it does."""
+    for before, op in zip(ops, ops[1:]):
+        if op.name == "Branch" and op.handler is None and before.name not in ENDS:
+            op.handler = before.handler
 
 
 def exception_table(code: CodeType) -> "list[tuple[int, int, int, int, bool]]":
