@@ -13,6 +13,7 @@ Pure Python: this module knows nothing of tensors.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -90,7 +91,7 @@ def prod(*nodes: Node) -> Node:
         return factors[0]
     if isinstance(factors[0], Sum):
         return concat(*(prod(term, *factors[1:]) for term in factors[0].terms))
-    return Prod(tuple(factors), _product(factor.size for factor in factors))
+    return Prod(tuple(factors), math.prod(factor.size for factor in factors))
 
 
 def concat(*nodes: Node) -> Node:
@@ -120,11 +121,7 @@ def factors_of(node: Node) -> tuple[Node, ...]:
 
 def leaves(node: Node) -> Iterator[Axis]:
     """Every occurrence of a free axis in ``node``, left to right."""
-    node = resolve(node)
-    if isinstance(node, Axis):
-        yield node
-    for part in parts_of(node):
-        yield from leaves(part)
+    return _leaves(resolve(node))
 
 
 def parts_of(node: Node) -> tuple[Node, ...]:
@@ -191,67 +188,81 @@ def unify(first: Node, second: Node, reason: str = "") -> None:
 
 def kept(node: Node, keep: Mapping[Axis, Sequence[int]]) -> list[int]:
     """Flat indices of ``node`` that survive when each axis in ``keep`` retains only the units listed."""
-    node = resolve(node)
+    return _kept(resolve(node), keep)
+
+
+def width(node: Node, widths: Mapping[Axis, int]) -> int:
+    """Size of ``node`` when each axis in ``widths`` has the number of units given there."""
+    return _width(resolve(node), widths)
+
+
+def units(node: Node, of: Axis) -> list[tuple[int, int]]:
+    """Pairs (flat index, unit of axis ``of``) for every element of ``node`` that belongs to a unit."""
+    return _units(resolve(node), of)
+
+
+def reasons(node: Node) -> list[str]:
+    """Why parts of a dimension are fixed, each reason once; empty if every part is free."""
+    return list(dict.fromkeys(_reasons(resolve(node))))
+
+
+# The functions below take resolved nodes and do not resolve again. They are called for every dimension of a
+# model and carry no checked types, which would cost more than what they do.
+
+
+def _leaves(node):  # type: ignore[no-untyped-def]
+    if isinstance(node, Axis):
+        yield node
+    elif not isinstance(node, Fixed):
+        for part in node.factors if isinstance(node, Prod) else node.terms:
+            yield from _leaves(part)
+
+
+def _kept(node, keep):  # type: ignore[no-untyped-def]
     if isinstance(node, Axis):
         return list(keep.get(node, range(node.size)))
     if isinstance(node, Prod):
         flat = [0]
         for factor in node.factors:
-            inner = kept(factor, keep)
+            inner = _kept(factor, keep)
             flat = [slow * factor.size + fast for slow in flat for fast in inner]
         return flat
     if isinstance(node, Sum):
         starts = itertools.accumulate((term.size for term in node.terms), initial=0)
-        return [start + index for start, term in zip(starts, node.terms) for index in kept(term, keep)]
+        return [start + index for start, term in zip(starts, node.terms) for index in _kept(term, keep)]
     return list(range(node.size))
 
 
-def width(node: Node, widths: Mapping[Axis, int]) -> int:
-    """Size of ``node`` when each axis in ``widths`` has the number of units given there."""
-    node = resolve(node)
+def _width(node, widths):  # type: ignore[no-untyped-def]
     if isinstance(node, Axis):
         return widths.get(node, node.size)
     if isinstance(node, Prod):
-        return _product(width(factor, widths) for factor in node.factors)
+        return math.prod(_width(factor, widths) for factor in node.factors)
     if isinstance(node, Sum):
-        return sum(width(term, widths) for term in node.terms)
+        return sum(_width(term, widths) for term in node.terms)
     return node.size
 
 
-def units(node: Node, of: Axis) -> list[tuple[int, int]]:
-    """Pairs (flat index, unit of axis ``of``) for every element of ``node`` that belongs to a unit."""
-    node = resolve(node)
+def _units(node, of):  # type: ignore[no-untyped-def]
     if node is of:
         return [(index, index) for index in range(of.size)]
     if isinstance(node, Sum):
         starts = itertools.accumulate((term.size for term in node.terms), initial=0)
-        return [
-            (start + flat, unit) for start, term in zip(starts, node.terms) for flat, unit in units(term, of)
-        ]
-    if isinstance(node, Prod):
-        return _units_of_product(node, of)
-    return []
+        placed = zip(starts, node.terms)
+        return [(start + flat, unit) for start, term in placed for flat, unit in _units(term, of)]
+    return _units_of_product(node, of) if isinstance(node, Prod) else []
 
 
-def reasons(node: Node) -> list[str]:
-    """Why parts of a dimension are fixed, each reason once; empty if every part is free."""
-    node = resolve(node)
+def _reasons(node):  # type: ignore[no-untyped-def]
     if isinstance(node, Fixed):
         return [node.reason] if node.reason else []
-    return list(dict.fromkeys(reason for part in parts_of(node) for reason in reasons(part)))
+    return [reason for part in parts_of(node) for reason in _reasons(part)]
 
 
 def _follow(start: Axis) -> Node:
     assert start.bound is not None
     start.bound = resolve(start.bound)  # shortens chains of bindings
     return start.bound
-
-
-def _product(sizes: Iterator[int]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
 
 
 def _append_factor(factors: list[Node], factor: Node) -> None:
@@ -409,13 +420,13 @@ def _freeze_suffix(node: Node, size: int, reason: str) -> Node:
     return prod(*factors)
 
 
-def _units_of_product(node: Prod, of: Axis) -> list[tuple[int, int]]:
+def _units_of_product(node, of):  # type: ignore[no-untyped-def]
     """An element of a product belongs to the unit that any of its coordinates belongs to."""
-    pairs: list[tuple[int, int]] = []
+    pairs = []
     for place, factor in enumerate(node.factors):
-        inner = units(factor, of)
-        slow = _product(f.size for f in node.factors[:place])
-        fast = _product(f.size for f in node.factors[place + 1 :])
+        inner = _units(factor, of)
+        slow = math.prod(f.size for f in node.factors[:place])
+        fast = math.prod(f.size for f in node.factors[place + 1 :])
         stride = factor.size * fast
         pairs += [
             (s * stride + flat * fast + f, unit)

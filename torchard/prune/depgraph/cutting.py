@@ -132,6 +132,11 @@ def refresh_caches(model: nn.Module) -> None:
 def _swap(tensor: Tensor, value: Tensor, dims: Mapping[int, list[int]]) -> None:
     gradient = tensor.grad
     tensor.grad = None
+    if tensor.requires_grad:
+        # An older graph that is still alive (a kept loss) pins the shape autograd expects of this leaf;
+        # only a change of type lets go of it.
+        other = torch.float32 if value.dtype == torch.float64 else torch.float64
+        tensor.data = value.new_empty(0, dtype=other)
     tensor.data = value
     if gradient is not None:
         tensor.grad = cut_tensor(gradient.detach(), dims)

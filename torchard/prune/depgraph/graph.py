@@ -117,7 +117,7 @@ class DimGraph:
             if leaf.size < min_size or leaf in blocked or ignored & {name for name, _ in places}:
                 continue
             members = tuple(self._member(name, dim, leaf) for name, dim in places)
-            if any(member.role != "buffer" for member in members):
+            if any(m.role != "buffer" and m.name not in self.untouched for m in members):
                 tags = tagged.get(leaf, frozenset())
                 found.append(Group(self._id(leaf, places), leaf, members, tags))
         return found

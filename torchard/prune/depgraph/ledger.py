@@ -42,6 +42,7 @@ class Ledger:
     unknown: Counter[str] = field(default_factory=Counter)
     touched: set[int] = field(default_factory=set)
     operations: list[str] = field(default_factory=list)
+    training: bool = False  # a second pass, in training mode, that only looks for further dependencies
 
     @property
     def index(self) -> int:

@@ -279,7 +279,25 @@ def _give_back(allocation: _Allocation, costs: "_Costs", best: Widths, above: Wi
             trial = allocation.settled({**best, name: width})
             if all(trial[n] >= best[n] for n in best) and costs.excess(trial) <= 0:
                 best = trial
+    return _fill_up(allocation, costs, best)
+
+
+def _fill_up(allocation: _Allocation, costs: "_Costs", best: Widths) -> Widths:
+    """Widen one group after another by a step, the most cut first, until the target is nearly used up."""
+    groups = {group.id: group for group in allocation.groups}
+    stuck: set[str] = set()
+    while costs.excess(best) < -_CLOSE and len(stuck) < len(groups):
+        name = min((n for n in groups if n not in stuck), key=lambda n: best[n] / groups[n].size)
+        wider = allocation.bounds.allowed(groups[name], best[name] + 1)
+        trial = allocation.settled({**best, name: wider})
+        if trial[name] > best[name] and costs.excess(trial) <= 0:
+            best = trial
+        else:
+            stuck.add(name)
     return best
+
+
+_CLOSE = 0.005  # of the limit may be left unused
 
 
 class _Costs:

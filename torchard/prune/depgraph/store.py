@@ -99,7 +99,7 @@ def load_pruned(path: Path, model: nn.Module | None = None) -> nn.Module:
         setattr(module, name, value)
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[name].data = tensor.to(own[name].device)
+            own[name].data = _laid_out_as(tensor, own[name])
     refresh_caches(model)
     return model.eval()
 
@@ -112,6 +112,12 @@ def read_origin(path: Path) -> Origin | None:
     """
     origin = _checked_recipe(load_tensors(Path(path))[1], path)["origin"]
     return None if origin is None else _as_origin(origin, path)
+
+
+def _laid_out_as(tensor: Tensor, original: Tensor) -> Tensor:
+    last = original.dim() == 4 and original.is_contiguous(memory_format=torch.channels_last)
+    tensor = tensor.to(original.device)
+    return tensor.contiguous(memory_format=torch.channels_last) if last else tensor
 
 
 def _misfits(tensors: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> list[str]:

@@ -1,5 +1,6 @@
 """Run a model once and write down what its operations say about dimensions."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -54,7 +55,23 @@ def trace(
             what = f"{type(error).__name__}: {error}"
             raise ValueError(f"`example_inputs` does not run through {kind}: {what}") from error
         _freeze_outputs(ledger, outputs, outputs_prunable)
+        if any(id(parameter) not in ledger.touched for parameter in model.parameters()):
+            _look_again(model, ledger, notebook, lambda: call(model, example_inputs, forward))
     return DimGraph.from_ledger(model, ledger, names, notebook)
+
+
+def _look_again(model: nn.Module, ledger: Ledger, notebook: Notebook, run: Callable[[], Any]) -> None:
+    """Run in training mode too, for parameters only used there (auxiliary heads).
+
+    What it finds binds further; if it fails, those parameters are reported as never used.
+    """
+    ledger.training = True
+    watching = Watcher(ledger, notebook), _Recorder(ledger)
+    model.train()
+    with contextlib.suppress(Exception), transparent_python(), tracked_attributes(model, notebook):
+        with watching[0], watching[1]:
+            outputs = run()
+        _freeze_outputs(ledger, outputs, ())
 
 
 def call(
@@ -231,7 +248,7 @@ def record(func: Any, arguments: dict[str, Any], out: Any, ledger: Ledger) -> No
     known = [dims for dims in as_results(outcome, out) if dims is not None]
     for tensor, dims in zip(tensors, known, strict=True):
         ledger.record(tensor, dims)
-    if op.name not in UNCOUNTED:
+    if op.name not in UNCOUNTED and not ledger.training:
         ledger.operations.append(op.name)
 
 

@@ -54,7 +54,8 @@ class Watcher(TorchFunctionMode):
 
     def equate(self, size: Any, node: Node, where: str) -> None:
         """A size given in the code equals that of a dimension; -1 leaves it open."""
-        if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
+        # Compared as a plain number: comparing the tracked one would be noted as the model's doing.
+        if isinstance(size, int) and not isinstance(size, bool) and int.__int__(size) >= 0:
             self.notebook.equate(size, node, where)
 
     def dims(self, tensor: Tensor) -> Dims:
@@ -110,20 +111,25 @@ def transparent_python() -> Iterator[None]:
     shape caches of einops, which would hand tracked integers to other runs.
     """
     closed = {name: getattr(F, name) for name in dir(F) if name.startswith("has_torch_function")}
-    sqrt = math.sqrt
+    sqrt, verify = math.sqrt, getattr(F, _BATCH_CHECK)
     _clear_einops()
     try:
         for name in closed:
             setattr(F, name, _never)
         F.float = _Float  # type: ignore[attr-defined]
+        setattr(F, _BATCH_CHECK, _never)  # one sample is enough to see what depends on what
         math.sqrt = tracked_sqrt
         yield
     finally:
         math.sqrt = sqrt
+        setattr(F, _BATCH_CHECK, verify)
         del F.float  # type: ignore[attr-defined]
         for name, function in closed.items():
             setattr(F, name, function)
         _clear_einops()
+
+
+_BATCH_CHECK = "_verify_batch_size"
 
 
 class _FloatType(type):
@@ -136,7 +142,7 @@ class _Float(float, metaclass=_FloatType):
 
     def __new__(cls, value: Any = 0.0) -> Any:
         if isinstance(value, TrackedInt):
-            return TrackedFloat(int.__int__(value), value.expression, value.notebook)
+            return TrackedFloat(float(int.__int__(value)), value.expression, value.notebook)
         return value if isinstance(value, TrackedFloat) else float(value)
 
 
@@ -220,7 +226,7 @@ def _split(watcher: Watcher, name: str, args: Sequence[Any], kwargs: dict[str, A
     if isinstance(given, int):
         for node in pieces[:-1] if len(pieces) > 1 else []:
             watcher.equate(given, node, name)
-        if len(pieces) > 1 and pieces[-1].size == given:
+        if len(pieces) > 1 and pieces[-1].size == int.__int__(given):
             watcher.equate(given, pieces[-1], name)
         if len(pieces) == 1:
             watcher.notebook.equate(pieces[0], pieces[0].size, name)
@@ -279,7 +285,7 @@ def _indexed(watcher: Watcher, name: str, args: Sequence[Any], kwargs: dict[str,
     dims = watcher.dims(args[0])
     for node, entry in _slices(dims, args[1]):
         for bound in (entry.start, entry.stop):
-            if isinstance(bound, int) and -node.size < bound < node.size and bound != 0:
+            if isinstance(bound, int) and 0 < abs(int.__int__(bound)) < node.size:
                 _equate_bound(watcher, node, bound)
 
 

@@ -87,6 +87,8 @@ class Op:
         self._note("contraction", over, outcome, None)
 
     def _note(self, kind: str, over: Iterable[Node], outcome: Outcome, scale: Node | None) -> None:
+        if self.ledger.training:
+            return
         free = tuple(node for node in over if any(True for _ in leaves(node)))
         if not free and scale is None:
             return
@@ -100,7 +102,8 @@ class Op:
 
     def cost(self, *factors: Node) -> None:
         """Note multiply-accumulates: the product of the sizes of ``factors``."""
-        self.ledger.costs.append(factors)
+        if not self.ledger.training:
+            self.ledger.costs.append(factors)
 
 
 def as_results(outcome: Outcome, out: Any) -> list[Dims | None]:
