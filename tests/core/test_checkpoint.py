@@ -342,6 +342,16 @@ def test_truncation_at_fifty_places_is_refused(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("save", [checkpoint.save, checkpoint.save_tensors])
+def test_one_flipped_bit_among_the_data_is_noticed(tmp_path, save):
+    save(tmp_path / "a", {"w": torch.arange(8.0)})
+    data = bytearray((tmp_path / "a").read_bytes())
+    data[-5] ^= 1
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(FileRefusedError, match="checksum"):
+        checkpoint.load_tensors(tmp_path / "a")
+
+
 def test_ten_thousand_random_edits_are_refused_or_harmless(tmp_path):
     path = tmp_path / "a"
     state = {"w": torch.randn(3), "flags": torch.tensor([True, False]), "lr": (0.1, math.inf), 5: ["x", None]}

@@ -96,6 +96,15 @@ def test_a_restored_stream_goes_on_where_the_other_stopped(make, tmp_path):
 
 
 @pytest.mark.parametrize("make", KINDS)
+def test_a_restored_stream_can_begin_the_next_epoch(make):
+    whole = read(BatchStream(make()), range(2))
+    first, second = BatchStream(make()), BatchStream(make())
+    read(first, range(1))
+    second.load_state_dict(first.state_dict())
+    assert read(second, [1]) == whole[len(whole) // 2 :]
+
+
+@pytest.mark.parametrize("make", KINDS)
 def test_what_the_model_draws_changes_no_batch_and_reading_changes_nothing_the_model_draws(make):
     assert read(BatchStream(make()), range(2), draw=True) == read(BatchStream(make()), range(2))
     before = torch.get_rng_state()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchard.core import checkpoint
 from torchard.core.callback import TrainingRun
-from torchard.core.errors import DivergedError, UsageError
+from torchard.core.errors import DivergedError, FileRefusedError, UsageError
 from torchard.core.files import quote
 from torchard.core.randomness import random_state, set_random_state
 from torchard.core.run import Stage
@@ -85,6 +85,8 @@ class Keeper:
             state = checkpoint.load(self.stage.checkpoint)
         except FileNotFoundError:
             return None
+        except FileRefusedError as error:
+            raise FileRefusedError(f"{error} Remove it to begin this training again.") from None
         if state["key"] != self.stage.key:
             return None
         for name, here in self.identity.items():
@@ -101,7 +103,11 @@ class Keeper:
             FileRefusedError: if the model is another one; nothing was changed then.
         """
         assert self.stage is not None
-        checkpoint.load_into(self.run.model, state["model"])
+        try:
+            checkpoint.load_into(self.run.model, state["model"])
+        except FileRefusedError as error:
+            what = f"{quote(self.stage.checkpoint)} is of another model"
+            raise FileRefusedError(f"{what}; remove it or use another folder. {error}") from None
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
         self.run.generator.set_state(state["generator"])
