@@ -44,7 +44,7 @@ def visit(url: str, folder: Path, *, width: int = 1200) -> Visit:
         "--dump-dom",
         url,
     ]
-    done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, timeout=120, check=True)
     return Visit(done.stdout.decode("utf-8"), _requests(json.loads(log.read_text(encoding="utf-8"))))
 
 

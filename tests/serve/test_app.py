@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.serve.conftest import CLASSES
+from torchard import __version__
 from torchard.serve.app import Limits, create_app
 
 
@@ -189,6 +190,7 @@ def test_health_and_model_say_what_runs(app):
     told = ask(app, "GET", "/model").json()
     assert told["classes"] == list(CLASSES)
     assert told["input"]["size"] == [8, 6]
+    assert told["exported_by"] == __version__
 
 
 def test_names_that_are_no_unicode_travel_as_ascii(model):

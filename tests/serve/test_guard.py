@@ -15,7 +15,8 @@ ANSWERED = """
 """
 NOT_ANSWERED = """
     evil.example   evil.example:127   127.0.0.1.evil.example   localhost.evil.example   cells.example.evil.org
-    [::1   [evil]   localhost@evil.example   evil.example#localhost   127.0.0.1\\@evil.example   0x7f.1   2130706433
+    [::1   [evil]
+    localhost@evil.example   evil.example#localhost   127.0.0.1\\@evil.example   0x7f.1   2130706433
 """
 
 

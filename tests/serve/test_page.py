@@ -65,7 +65,7 @@ def app_with_hand(app: FastAPI) -> FastAPI:
 
     @app.get("/wait")
     async def wait() -> Response:
-        await asyncio.wait_for(done.wait(), 30)
+        await asyncio.wait_for(done.wait(), 60)
         return Response()
 
     return app

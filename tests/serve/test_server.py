@@ -20,9 +20,8 @@ def test_a_free_port_on_this_computer_is_taken(run):
 
 
 def test_ports_that_cannot_be_used_are_wrong_use():
-    with bind("127.0.0.1", 0) as taken:
-        with pytest.raises(UsageError, match="--port"):
-            bind("127.0.0.1", taken.getsockname()[1])
+    with bind("127.0.0.1", 0) as taken, pytest.raises(UsageError, match="--port"):
+        bind("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(UsageError, match="--port 70000"):
         bind("127.0.0.1", 70_000)
 

@@ -9,6 +9,7 @@ from torchard.report.wording import DASH, metric_name, metric_value, percent, po
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
 _ROWS = 24
+_PAIRS = 12
 _THUMBNAIL_BYTES = 200_000
 _THUMBNAIL = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}")
 
@@ -56,7 +57,7 @@ def confused_pairs(matrix: Sequence[Sequence[float]], classes: Sequence[str]) ->
         for column, cell in enumerate(counts)
         if cell > 0 and row != column
     ]
-    top = sorted(cells, key=lambda cell: (-cell[0], cell[1], cell[2]))[:_ROWS]
+    top = sorted(cells, key=lambda cell: (-cell[0], cell[1], cell[2]))[:_PAIRS]
     return [
         {"true": classes[row], "predicted": classes[column], "count": cell, "share": cell / sum(matrix[row])}
         for cell, row, column in top
@@ -72,7 +73,7 @@ def named_pairs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "count": number(row, "count"),
             "share": number(row, "share"),
         }
-        for row in rows[:_ROWS]
+        for row in rows[:_PAIRS]
     ]
 
 
@@ -83,7 +84,7 @@ def weakest(per_class: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     return [
         {"name": printable(name), "images": number(per_class, name, "count"), "recall": recall}
-        for recall, name in sorted(recalls)[:12]
+        for recall, name in sorted(recalls)[:_PAIRS]
     ]
 
 

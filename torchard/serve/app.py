@@ -76,12 +76,12 @@ def create_app(
 
 def description(model: OnnxModel) -> dict[str, Any]:
     """Return what ``GET /model`` says: the classes in order, the input, and the versions."""
-    written = model.session.get_modelmeta().custom_metadata_map.get("torchard", '""')
+    written = model.session.get_modelmeta().custom_metadata_map.get("torchard", "")
     return {
         "classes": list(model.classes),
         "input": model.input,
         "torchard": __version__,
-        "exported_by": json.loads(written),
+        "exported_by": written.strip('"'),
     }
 
 
@@ -108,7 +108,7 @@ class Ascii(JSONResponse):
     """JSON in ASCII: a class name may hold bytes of a file name that are no UTF-8."""
 
     def render(self, content: Any) -> bytes:
-        return json.dumps(content).encode("ascii")
+        return json.dumps(content, allow_nan=False).encode("ascii")
 
 
 class Places:
