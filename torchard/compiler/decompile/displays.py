@@ -291,8 +291,10 @@ def function_part(stack: Stack, op: Op) -> None:
         stack.slots.pop()
         stack.slots.append(made)
         return
+    if op.arg == "annotate":
+        stack.slots[-1] = stack.scope.annotations(stack.slots[-1])
     (value,) = stack.take(1)
-    parts = {**made.data.parts, op.arg: value.expr}
+    parts = {**made.data.parts, "annotations" if op.arg == "annotate" else op.arg: value.expr}
     stack.push("function", None, made.reads | value.reads, Function(made.data.code, parts))
 
 

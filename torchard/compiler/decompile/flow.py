@@ -1,5 +1,6 @@
 """Clean operations: reachable ones only, NULLs gone, calls and context exits in one form, depths known."""
 
+import sys
 from typing import Any
 
 from torchard.compiler.decompile.ops import EFFECTS, ENDS, Handler, Op
@@ -7,6 +8,9 @@ from torchard.compiler.decompile.reader import drop
 
 VALUE, NULL, EXIT, SELF = "v", "n", "x", "s"
 LASTI, EXCEPTION, PREVIOUS, CLEARED = "l", "e", "p", "c"
+
+
+WIDE_EXIT = sys.version_info >= (3, 14)  # the exit method and its self, which may as well be no value
 
 
 class Malformed(ValueError):
@@ -100,7 +104,7 @@ def step(op: Op, stack: "tuple[str, ...]") -> "tuple[str, ...]":
     if name == "Null":
         return stack + (NULL,)
     if name == "EnterWith":
-        return stack[:-1] + (EXIT, VALUE)
+        return stack[:-1] + ((EXIT, NULL, VALUE) if WIDE_EXIT else (EXIT, VALUE))
     if name == "PushExc":
         return stack[:-1] + (PREVIOUS, EXCEPTION)
     if name == "LoadClear":
@@ -130,8 +134,10 @@ def _need(stack: "tuple[str, ...]", count: int) -> None:
 def _rewrite(ops: "list[Op]", index: int, stack: "tuple[str, ...]", dead: "set[int]") -> None:
     op = ops[index]
     name = op.name
-    if name == "Null":
+    if name == "Null" or (name == "Pop" and stack[-1] == NULL):
         dead.add(index)
+    elif name == "CallEx" and stack[-1] == NULL:
+        op.arg = False
     elif name == "KwNames":
         dead.add(index)
         follower = index + 1

@@ -14,12 +14,26 @@ def fold(flow: Flow) -> Flow:
     dead: "set[int]" = set()
     index = 0
     while index < len(ops) - 2:
-        size = _link(ops, index, targets, dead) or _kept(ops, index, targets, dead)
+        size = _generator_shortcut(ops, index, dead) or _link(ops, index, targets, dead) or _kept(ops, index, targets, dead)
         index += size or 1
     if not dead:
         return flow
     stacks = [stack for index, stack in enumerate(flow.stacks) if index not in dead]
     return Flow(drop(ops, dead), stacks)
+
+
+def _generator_shortcut(ops: "list[Op]", index: int, dead: "set[int]") -> int:
+    """``all(...)``, ``any(...)``, ``tuple(...)`` over a generator expression are written twice in 3.14: a loop for the
+    builtin itself, and the plain call. Only the call is followed; compiling it makes both again."""
+    names = [op.name for op in ops[index : index + 4]]
+    if names != ["Copy", "Common", "Compare", "Branch"] or ops[index + 2].arg != "is":
+        return 0
+    branch = ops[index + 3]
+    if branch.arg != "false":
+        return 0
+    branch.name, branch.arg = "Jump", None
+    dead.update(range(index, index + 3))
+    return 4
 
 
 def _link(ops: "list[Op]", index: int, targets: "set[Any]", dead: "set[int]") -> int:

@@ -100,6 +100,7 @@ EFFECTS: "dict[str, Any]" = {
     "Format": lambda arg: (2 if arg[1] else 1, 1),
     "Convert": _fixed(1, 1),
     "Interpolation": lambda arg: (3 if arg[1] else 2, 1),
+    "BuildTemplate": _fixed(2, 1),
     "ImportName": _fixed(2, 1),
     "ImportFrom": _fixed(0, 1),
     "ImportStar": _fixed(1, 0),

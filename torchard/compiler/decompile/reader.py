@@ -199,9 +199,21 @@ def _fold_sends(ops: "list[Op]") -> "list[Op]":
             _fold_send(ops, index, dead)
         elif name == "ForIter":
             op.target = _after_loop(ops, op.target)
+        elif name == "Special" and op.arg & 1:
+            _fold_enter(ops, index, dead)
         elif name == "Generator":
             dead.update((index, index + 1))
     return drop(ops, dead) if dead else ops
+
+
+def _fold_enter(ops: "list[Op]", index: int, dead: "set[int]") -> None:
+    """``COPY; LOAD_SPECIAL __exit__; SWAP; SWAP; LOAD_SPECIAL __enter__; CALL`` (3.14) enters a context."""
+    names = [op.name for op in ops[index - 1 : index + 5]]
+    if names != ["Copy", "Special", "Swap", "Swap", "Special", "Call"]:
+        raise UnsupportedOpcode("LOAD_SPECIAL outside with", sys.version.split()[0])
+    enter = ops[index + 4]
+    enter.name, enter.arg = "EnterWith", ops[index].arg == 3
+    dead.update(range(index - 1, index + 4))
 
 
 def _split_keywords(ops: "list[Op]", index: int) -> None:

@@ -120,6 +120,17 @@ class Scope:
         stack.spill_until(slot)
         return next(other for other in stack.slots if other.uid == slot.uid)
 
+    def annotations(self, slot: Slot) -> Slot:
+        """The annotations that a lazily run ``__annotate__`` would return (3.14)."""
+        from torchard.compiler.decompile.functions import structured
+
+        if slot.kind != "function" or slot.data.code.co_name != "__annotate__":
+            raise Unstructured("annotations from something else than __annotate__")
+        last = structured(Scope(slot.data.code, self))[-1]
+        if not isinstance(last, ast.Return) or not isinstance(last.value, ast.Dict):
+            raise Unstructured("an __annotate__ of unknown form")
+        return Slot("ordered", last.value, slot.reads, None, slot.uid, slot.seq)
+
     def comprehension(self, stack: Stack) -> None:
         """Replace a comprehension's function and iterator on the stack by the comprehension."""
         from torchard.compiler.decompile.functions import comprehension_expression
