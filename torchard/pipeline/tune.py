@@ -1,11 +1,11 @@
 """Adapt the chosen model within its share of the time; how is decided on validation."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from torchard import hub
@@ -13,6 +13,7 @@ from torchard.core.checkpoint import load_into, load_tensors, save_tensors
 from torchard.core.data import InputSpec, Task
 from torchard.core.features import extract
 from torchard.core.run import Stage
+from torchard.core.surgery import classifier_name
 from torchard.pipeline.job import Job, stopwatch
 from torchard.pipeline.planning import (
     Plan,
@@ -28,6 +29,7 @@ from torchard.tune import interface, ssf
 from torchard.tune.linear_probe import fit_linear_probe, set_classifier_
 
 TENSORS = "tuned.safetensors"
+HEAD_SCALE = 0.1  # of the random classifier: small, so that it does not push the layers below about
 TRIAL = 0.06  # of the stage's time, for each way that is tried
 
 
@@ -61,9 +63,9 @@ class Way:
 def tune(job: Job, ranking: Mapping[str, Any]) -> Tuned:
     """Return the best-ranked model, tuned; cached in the run folder, resumed if it was interrupted.
 
-    A linear probe on frozen features costs little and is always fitted. SSF and full fine-tuning start from
-    it and are each tried on a short plan; the better one on validation gets the rest of the time. The result
-    is the better of that and the probe.
+    A linear probe on frozen features costs little and is always fitted. SSF, training of the upper layers and
+    full fine-tuning are each tried for the same short time; the best on validation gets the rest of it. The
+    result is the better of that and the probe.
 
     Raises:
         DivergedError: if the loss became NaN or infinite.
@@ -116,15 +118,15 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
         full = hub.input_spec(name)
         full = full.resized((largest_size(task, full), largest_size(task, full)))
         probe, probe_row = _probed(job, name, full)
-        trials = {way.name: _tried(job, probe, way, full, TRIAL * seconds) for way in ways()}
+        trials = {way.name: _tried(job, name, way, full, TRIAL * seconds) for way in ways()}
         best = choose({way: row["validation"] for way, row in trials.items()}, task)
         way = next(way for way in ways() if way.name == best)
         left = max(seconds - elapsed(), 0.2 * seconds)
-        plan = _plan(job, probe, way, full, 0.95 * left)
+        plan = _plan(job, name, way, full, 0.95 * left)
         spec = full.resized((plan.sizes[-1], plan.sizes[-1]))
         job.say(f"tune: {name} by {best}, which does best in short trials; {plan}")
         stage = job.run.stage("tune", key=job.key("tune", ranking))
-        model, row = _trained(job, probe, way, spec, plan, stage=stage, seconds=1.2 * left)
+        model, row = _trained(job, name, way, spec, plan, stage=stage, seconds=1.2 * left)
     validations = {"linear probe": probe_row["validation"], best: row["validation"]}
     chosen = choose(validations, task)
     save_tensors(job.run.path / TENSORS, (model if chosen == best else probe).state_dict())
@@ -146,12 +148,12 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plan(
-    job: Job, probe: nn.Module, way: Way, spec: InputSpec, seconds: float, *, sizes: Sequence[int] = ()
+    job: Job, name: str, way: Way, spec: InputSpec, seconds: float, *, sizes: Sequence[int] = ()
 ) -> Plan:
     """As much as ``seconds`` buy, at ``sizes`` or those that fit; measured once, for resumed runs too."""
 
     def compute() -> dict[str, Any]:
-        images, model = len(job.task.train), _copy(probe)
+        images, model = len(job.task.train), _fresh(job, name)
         way.attach(model)
         pace = measure_pace(model, sizes[-1] if sizes else spec.size[0])
         phases = sizes or affordable_sizes(pace, images, seconds, largest=pace.size)
@@ -200,16 +202,16 @@ def _probed(job: Job, name: str, spec: InputSpec) -> tuple[nn.Module, dict[str, 
         }
 
 
-def _tried(job: Job, probe: nn.Module, way: Way, spec: InputSpec, seconds: float) -> dict[str, Any]:
+def _tried(job: Job, name: str, way: Way, spec: InputSpec, seconds: float) -> dict[str, Any]:
     """The row of a short training at the smallest input size; every way gets the same time."""
-    plan = _plan(job, probe, way, spec, seconds, sizes=phase_sizes(spec.size[0])[:1])
+    plan = _plan(job, name, way, spec, seconds, sizes=phase_sizes(spec.size[0])[:1])
     key = {"plan": plan.to_json(), "input": spec.to_json(), "data": job.task.fingerprint}
-    return job.run.cached(f"trial-{way.slug}", key, lambda: _trained(job, probe, way, spec, plan)[1])
+    return job.run.cached(f"trial-{way.slug}", key, lambda: _trained(job, name, way, spec, plan)[1])
 
 
 def _trained(
     job: Job,
-    probe: nn.Module,
+    name: str,
     way: Way,
     spec: InputSpec,
     plan: Plan,
@@ -217,9 +219,9 @@ def _trained(
     stage: Stage | None = None,
     seconds: float | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A copy of the probe's model after training, and its row among the candidates."""
+    """The pre-trained model after training, and its row among the candidates."""
     with stopwatch() as elapsed:
-        model = _copy(probe)
+        model = _fresh(job, name)
         way.attach(model)
         trained_params = sum(p.numel() for p in model.parameters() if p.requires_grad)
         train(
@@ -248,8 +250,17 @@ def _trained(
         }
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).requires_grad_(True)
+def _fresh(job: Job, name: str) -> nn.Module:
+    """The pre-trained model with an undecided classifier.
+
+    Not the probe's: fitted to features in eval mode and at full size, its large weights are far off for those
+    seen in training, and the first steps, with losses of tens, spoil what was pre-trained.
+    """
+    model = hub.load(name, num_classes=len(job.task.classes))
+    with torch.no_grad():
+        for parameter in model.get_submodule(classifier_name(model)).parameters():
+            parameter.mul_(HEAD_SCALE)
+    return model.requires_grad_(True)
 
 
 def _thawed(model: nn.Module) -> None:
