@@ -31,7 +31,7 @@ $(READY): pyproject.toml requirements/weights.txt
 	@touch $@
 
 demo: setup  ## solar cells to a small tested model, in ten minutes: see runs/demo/report.html
-	$(BIN)/torchard fit elpv --out runs/demo --macs 0.5x --params 2.5M --time 10m
+	$(BIN)/torchard fit elpv --out runs/demo --macs 0.5x --params 2.5M --time 11m
 
 test: setup  ## all tests (ARGS="-k logme" for some of them)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ARGS)

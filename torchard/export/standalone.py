@@ -65,6 +65,8 @@ def open_model(path: "str | Path", *, threads: int = 0) -> OnnxModel:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Idle threads that spin would take the cores from whatever runs beside: torch, or a second model.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has no base class for its errors

@@ -116,8 +116,8 @@ def phase_sizes(final: int) -> tuple[int, ...]:
     """Return the input sizes that lead up to ``final``, in whole strides; a small one stands alone."""
     if final < 3 * STRIDE:
         return (final,)
-    smaller = [max(SMALLEST, round(final * share / STRIDE) * STRIDE) for share in GROWTH[:-1]]
-    return (*smaller, final)
+    smaller = [max(SMALLEST, int(final * share / STRIDE + 0.5) * STRIDE) for share in GROWTH[:-1]]
+    return (*(min(size, final) for size in smaller), final)
 
 
 def affordable_sizes(pace: Pace, images: int, seconds: float, *, largest: int) -> tuple[int, ...]:

@@ -2,9 +2,10 @@
 
 import base64
 import io
+from collections import Counter
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,6 +16,7 @@ from torchard.pipeline.training import predict_split
 from torchard.pipeline.tune import Tuned
 
 MISTAKES = 12
+MATRIX_CLASSES = 500  # above, the matrix of confusions is left out for its largest entries
 THUMBNAIL = 96  # pixels of the longer side
 
 
@@ -62,7 +64,23 @@ def thumbnail(split: Split, index: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
+def most_confused(
+    predicted: Int[Tensor, " n"], split: Split, classes: tuple[str, ...], *, count: int = 100
+) -> list[dict[str, Any]]:
+    """Return the pairs of classes most often taken for one another, with their share of the class."""
+    pairs = Counter(zip(split.targets.tolist(), predicted.tolist()))
+    wrong = [(pair, times) for pair, times in pairs.most_common() if pair[0] != pair[1]]
+    sizes = Counter(split.targets.tolist())
+    return [
+        {"true": classes[true], "predicted": classes[other], "count": times, "share": times / sizes[true]}
+        for (true, other), times in wrong[:count]
+    ]
+
+
 def _measured(job: Job, logits: Float[Tensor, "n c"]) -> dict[str, Any]:
-    split = job.task.test
-    found = metrics(logits, split.targets, classes=job.task.classes, groups=split.groups)
+    split, classes = job.task.test, job.task.classes
+    found = metrics(logits, split.targets, classes=classes, groups=split.groups)
+    if len(classes) > MATRIX_CLASSES:
+        del found["confusion"]
+        found["confused"] = most_confused(logits.argmax(dim=1), split, classes)
     return found | {"nll": functional.cross_entropy(logits, split.targets).item()}
