@@ -36,7 +36,7 @@ class StopAt(Callback):
 
 
 def trainer(
-    folder: Path | None = None, callbacks=(), hidden: nn.Module | None = None, size=6, **budget
+    folder: Path | None = None, callbacks=(), hidden: nn.Module | None = None, size=5, **budget
 ) -> Trainer:
     generator = torch.Generator().manual_seed(0)
     inputs, targets = torch.randn(31, 6, generator=generator), torch.randn(31, 1, generator=generator)
@@ -45,7 +45,7 @@ def trainer(
     return Trainer(
         model,
         nn.functional.mse_loss,
-        torch.optim.AdamW(model.parameters(), lr=0.02),
+        torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
         DataLoader(TensorDataset(inputs, targets), batch_size=size, shuffle=True),
         evaluate=lambda model: {"error": nn.functional.mse_loss(model(inputs), targets)},
         callbacks=callbacks,
@@ -73,7 +73,7 @@ def main(root: Path) -> None:
         "history": result.history,
         "weights": weights(whole),
         "accumulated": weights(accumulated),
-        "sizes": seen.sizes[:6],
+        "sizes": seen.sizes[:7],
         "resumed history": resumed.fit().history[2:],
         "resumed": weights(resumed),
         "normalised": {name: tensor.tolist() for name, tensor in state.items()},

@@ -224,9 +224,8 @@ class _Fit:
         if state is not None:
             run.load_state_dict(state["run"])
             if state["parts"]["loader"]["epoch"] == run.epoch:
-                self._tell(
-                    "on_epoch_start"
-                )  # sets up what no checkpoint holds; what one holds is loaded next
+                # Sets up what no checkpoint holds; what one holds is loaded after it.
+                self._tell("on_epoch_start")
             self.keeper.restore(state)
         self.ledger.start()
         by_limit, limits = run.stopped_by in LIMITS, state["limits"] if state else None
