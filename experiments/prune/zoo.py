@@ -28,7 +28,7 @@ from torchard.core.files import read_json, write_json
 from torchard.prune.depgraph import apply, plan, trace, verify
 from torchard.prune.depgraph.tracer import call, flat_outputs
 
-ROWS = record.ROOT / "results" / ".depgraph_zoo_rows.json"
+ROWS = record.ROOT / "runs" / "depgraph_zoo_rows.json"  # what is done so far; runs/ is not committed
 RESULT = "results/depgraph_zoo.json"
 COLUMNS = [
     Column("name"),
@@ -53,7 +53,7 @@ def main() -> None:
             continue
         rows[name] = {"name": name, **isolated(build, options.seconds)}
         _show(rows[name])
-        ROWS.parent.mkdir(exist_ok=True)
+        ROWS.parent.mkdir(parents=True, exist_ok=True)
         write_json(ROWS, rows)
     if options.save:
         save(list(rows.values()))

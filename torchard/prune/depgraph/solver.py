@@ -112,8 +112,7 @@ class Links:
         """Draw the consequence of one equation; return whether anything is new."""
         free = self.prunable - self.frozen.keys()
         if polynomial is None:
-            met = (axes_of(equation.left) | axes_of(equation.right)) & free
-            return self.freeze(met, f"sizes in {equation.where} the trace cannot follow")
+            return False  # of a form that cannot be solved: checked once there are widths, see `violated`
         others = {
             unknown: Polynomial.constant(_original(unknown))
             for unknown in polynomial.unknowns()

@@ -1,0 +1,70 @@
+"""torchard prune: the lines it prints and the codes it returns."""
+
+import json
+
+import pytest
+
+from torchard.cli import main
+
+FACTORY = """
+import torch
+from torch import nn
+
+def build():
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    return model, torch.zeros(1, 6)
+
+def wrong():
+    return 3
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "networks_of_mine.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_factory_of_ones_own_is_cut_and_written(here, capsys):
+    assert main(["prune", "networks_of_mine:build", "--ratio", "0.5", "--out", "out"]) == 0
+    lines = capsys.readouterr().out
+    assert "0.weight" in lines
+    assert "Weights: out/pruned.safetensors" in lines
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["prune.json", "pruned.safetensors"]
+
+
+def test_json_holds_the_same_facts(here, capsys):
+    assert main(["prune", "networks_of_mine:build", "--macs", "0.5x", "--out", "out", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["groups"] == [{"name": "0.weight", "before": 16, "after": 8}]
+    assert facts["reached"] is True
+    assert facts["after"]["macs"] == 8 * 9
+
+
+def test_a_target_out_of_reach_keeps_the_nearest_and_says_so(here, capsys):
+    assert main(["prune", "networks_of_mine:build", "--macs", "0.01x", "--out", "out"]) == 3
+    assert "out of reach" in capsys.readouterr().out
+    assert (here / "out" / "pruned.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["networks_of_mine:build", "--macs", "10"], "not a limit"),
+        (["networks_of_mine:build", "--ratio", "1.5"], "--ratio 1.5"),
+        (["networks_of_mine:build", "--ratio", "0.5", "--macs", "0.5x"], "either --ratio or targets"),
+        (["networks_of_mine:build", "--criterion", "taylor"], "--criterion"),
+        (["networks_of_mine:build", "--scope", "galactic"], "--scope"),
+        (["networks_of_mine:missing"], "cannot be imported"),
+        (["networks_of_mine:wrong"], "must return a model and an example input"),
+        (["missing.safetensors"], "no file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use_is_one_line_and_code_two(here, capsys, arguments, said):
+    assert main(["prune", *arguments, "--out", "out"]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (here / "out").exists()
