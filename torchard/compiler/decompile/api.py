@@ -152,11 +152,7 @@ def _attempt(code: CodeType, function: Any, settings: Settings, reasons: "list[s
             reasons.append(f"{'dispatch' if dispatch else 'structured'} not proved: {verdict.difference}")
     strategy = "dispatch" if dispatch else "mixed" if settings.unstructured else "structured"
     temps = tuple(f"_t{number}" for number in range(settings.count))
-    return Decompiled(source, strategy, verdict.kind, temps, _line_map(twin, code), tuple(reasons))
-
-
-def _line_map(twin: CodeType, code: CodeType) -> "dict[int, int]":
-    return {}
+    return Decompiled(source, strategy, verdict.kind, temps, settings.line_map, tuple(reasons))
 
 
 def _parts(function: Any, settings: Settings) -> "dict[str, ast.expr]":

@@ -422,7 +422,8 @@ def _split(graph: Graph, block: Block, size: int) -> Block:
     tail = Block(max(other.index for other in graph.blocks) + 1, block.start)
     tail.start = block.start + len(block.ops) - size
     tail.ops, tail.succs = block.ops[-size:], block.succs
-    tail.chain, tail.level, tail.height = block.chain, tail.succs[0].level, tail.succs[0].height
+    tail.chain, tail.level = block.chain, tail.succs[0].level
+    tail.height = tail.succs[0].height - (tail.ops[-2].name == "ChainLink")
     block.ops, block.succs = block.ops[:-size], [tail]
     graph.blocks.append(tail)
     return tail
@@ -457,7 +458,7 @@ def _test_size(block: Block) -> int:
     for count, op in enumerate(reversed(block.ops[:-1]), 2):
         if op.name not in EFFECTS:
             return 0
-        pops, pushes = EFFECTS[op.name](op.arg)
+        pops, pushes = (2, 1) if op.name == "ChainLink" else EFFECTS[op.name](op.arg)
         need += pops - pushes
         if need <= 0:
             return count

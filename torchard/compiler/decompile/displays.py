@@ -19,6 +19,7 @@ class Import:
         self.level = level
         self.fromlist = fromlist
         self.names: "list[tuple[str, str]]" = []
+        self.taken = False
 
 
 class Function:

@@ -1,6 +1,8 @@
 """Nested code objects as syntax: ``def``, ``lambda``, ``class``, comprehensions; and whole bodies."""
 
+import __future__
 import ast
+import sys
 from types import CodeType
 from typing import Any
 
@@ -14,6 +16,7 @@ from torchard.compiler.decompile.slots import Impure, Unstructured
 from torchard.compiler.decompile.structure import Structure
 
 _DOCSTRING = 0x4000000
+_FUTURE_ANNOTATIONS = __future__.annotations.compiler_flag
 
 
 def structured(scope: Scope) -> "list[ast.stmt]":
@@ -88,8 +91,6 @@ def _unmentioned(scope: Scope, statements: "list[ast.stmt]") -> "set[str]":
 
 def docstring(code: CodeType) -> "str | None":
     """Return the docstring that ``code`` gives its function."""
-    import sys
-
     if sys.version_info >= (3, 14):
         return code.co_consts[0] if code.co_flags & _DOCSTRING else None  # type: ignore[no-any-return]
     first = code.co_consts[0] if code.co_consts else None
@@ -121,7 +122,7 @@ def arguments(code: CodeType, parts: "dict[str, ast.expr]") -> ast.arguments:
     """Return the parameter list: names from the code, defaults and annotations from ``parts``."""
     names = code.co_varnames
     count, keyword_only = code.co_argcount, code.co_kwonlyargcount
-    notes = _pairs(parts.get("annotations"))
+    notes = {title: _plain(kind, code) for title, kind in _pairs(parts.get("annotations")).items()}
     nodes = [ast.arg(title, notes.get(title)) for title in names[: count + keyword_only]]
     rest = list(names[count + keyword_only :])
     star = ast.arg(rest.pop(0), notes.get(names[count + keyword_only])) if code.co_flags & 4 else None
@@ -163,6 +164,8 @@ def function_statement(scope: Scope, made: Function, own: str) -> ast.stmt:
     child = Scope(code, scope)
     kind: Any = ast.AsyncFunctionDef if code.co_flags & 0x280 else ast.FunctionDef
     returns = returned(made.parts)
+    if returns is not None:
+        returns = _plain(returns, code)
     fields: "dict[str, Any]" = {"name": own, "args": arguments(code, made.parts), "body": body(child),
               "decorator_list": list(made.decorators), "returns": returns}  # fmt: skip
     if "type_params" in kind._fields:
@@ -188,6 +191,8 @@ _TAIL = ("__static_attributes__", "__classcell__", "__classdictcell__")
 def class_body(statements: "list[ast.stmt]", scope: Scope) -> "list[ast.stmt]":
     """Drop what the compiler adds to a class body: module, qualified name, class cell, and the return."""
     kept: "list[ast.stmt]" = []
+    if scope.annotated:
+        statements = _annotated(statements, scope.code)
     for statement in statements:
         title = _stored_name(statement)
         if isinstance(statement, ast.Return) or (title in _HEAD and len(kept) == 0) or title in _TAIL:
@@ -198,6 +203,41 @@ def class_body(statements: "list[ast.stmt]", scope: Scope) -> "list[ast.stmt]":
     declared = scope.declarations()
     place = 1 if kept and isinstance(kept[0], ast.Expr) and isinstance(kept[0].value, ast.Constant) else 0
     return kept[:place] + declared + kept[place:] or [ast.Pass()]
+
+
+def _annotated(statements: "list[ast.stmt]", code: CodeType) -> "list[ast.stmt]":
+    """``x = value`` and ``__annotations__['x'] = kind`` are one annotated assignment."""
+    result: "list[ast.stmt]" = []
+    for statement in statements:
+        title, kind = _annotation(statement)
+        if title is None:
+            result.append(statement)
+            continue
+        before = result[-1] if result else None
+        value = before.value if isinstance(before, ast.Assign) and _stored_name(before) == title else None
+        if value is not None:
+            result.pop()
+        result.append(ast.AnnAssign(ast.Name(title, ast.Store()), _plain(kind, code), value, 1))
+    return result
+
+
+def _annotation(statement: ast.stmt) -> "tuple[Any, Any]":
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+    if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
+        key = target.slice.value if not isinstance(target.slice, ast.expr) else target.slice  # type: ignore[attr-defined]
+        if target.value.id == "__annotations__" and isinstance(key, ast.Constant) and isinstance(key.value, str):
+            return key.value, statement.value  # type: ignore[attr-defined]
+    return None, None
+
+
+def _plain(kind: ast.expr, code: CodeType) -> ast.expr:
+    """Under ``from __future__ import annotations`` the compiler keeps text: give it back as an expression."""
+    if code.co_flags & _FUTURE_ANNOTATIONS and isinstance(kind, ast.Constant) and isinstance(kind.value, str):
+        try:
+            return ast.parse(kind.value, mode="eval").body
+        except SyntaxError:
+            return kind
+    return kind
 
 
 def _stored_name(statement: ast.stmt) -> Any:

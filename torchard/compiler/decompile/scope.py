@@ -158,6 +158,7 @@ class Scope:
         if isinstance(whole, tuple):  # a.b.c taken step by step
             whole = whole[0]
         if not whole.fromlist:
+            whole.taken = True
             stack.emit(ast.Import([ast.alias(whole.module, identifier)]))
             return
         alias = None if attribute == identifier else identifier
@@ -181,7 +182,7 @@ class Scope:
         """The module itself is dropped: write the statement with the names taken."""
         whole = slot.data
         if not whole.fromlist:
-            if not any(other.kind == "imported" for other in stack.slots):
+            if not whole.taken and not any(other.kind == "imported" for other in stack.slots):
                 stack.emit(ast.Import([ast.alias(whole.module, self.temporary())]))
             return
         if whole.names:
@@ -198,6 +199,7 @@ class Settings:
         self.attempt = attempt
         self.percent = percent
         self.count = 0
+        self.line_map: "dict[int, int]" = {}
         self.used: "set[str]" = set()
         self.unstructured: "list[str]" = []
         self.counter = "_pc"

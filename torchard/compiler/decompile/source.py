@@ -39,7 +39,33 @@ def render(code: CodeType, settings: Settings, parts: "dict[str, ast.expr]", *, 
         node = _factory(code, node)
     _rename(node, shown_names(code))
     text = _unparse(node, settings)
-    return _comments(settings) + text + "\n"
+    comments = _comments(settings)
+    settings.line_map = _line_map(node, text, comments.count("\n"))
+    return comments + text + "\n"
+
+
+def _line_map(node: ast.stmt, text: str, shift: int) -> "dict[int, int]":
+    """Lines of the text to lines of the original file: the statements of both trees come in the same order."""
+    try:
+        written = _statements(ast.parse(text).body[0])
+    except (SyntaxError, RecursionError, MemoryError):
+        return {}
+    made = _statements(node)
+    if len(made) != len(written):
+        return {}
+    lines = [(one.lineno + shift, getattr(two, "origin_line", None)) for one, two in zip(written, made)]
+    return {shown: line for shown, line in lines if line is not None}
+
+
+def _statements(root: ast.AST) -> "list[Any]":
+    found: "list[Any]" = []
+    todo: "list[ast.AST]" = [root]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.stmt):
+            found.append(node)
+        todo.extend(child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr))
+    return found
 
 
 def title(code: CodeType) -> str:

@@ -80,7 +80,7 @@ def original_source(frame: Frame) -> str:
         place = (one.line or 0) - first
         if 0 <= place < len(marked):
             indent = marked[place][: len(marked[place]) - len(marked[place].lstrip())]
-            marked.insert(place, f"{indent}# graph break: {_first(one.reason)}\n")
+            marked.insert(place, f"{indent}# graph break: {telling_line(one.reason)}\n")
     result = "".join(marked)
     return result if _parses(result) else text
 
@@ -243,12 +243,12 @@ def index_markdown(session: Any) -> str:
     if breaks:
         lines += ["## Graph breaks", ""]
         lines += [
-            f"- `{frame.name}` line {one.line or '?'}: {_first(one.reason)}" for frame, one in breaks
+            f"- `{frame.name}` line {one.line or '?'}: {telling_line(one.reason)}" for frame, one in breaks
         ] + [""]
     if again:
         lines += ["## Recompilations", ""]
         lines += [
-            f"- `{f.name}` entry {e.number}: {_first(_reason(e.recompile)) or 'no reason given'}"
+            f"- `{f.name}` entry {e.number}: {telling_line(e.recompile) or 'no reason given'}"
             for f, e in again
         ]
         lines.append("")
@@ -275,13 +275,9 @@ def _frame_lines(frame: Frame) -> list[str]:
     return [*lines, ""]
 
 
-def _reason(text: str) -> str:
-    return text.strip('[]" \n').replace("\\n", " ")
-
-
-def _first(text: str) -> str:
-    """The telling line of a reason."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+def telling_line(text: str) -> str:
+    """Return the line of a reason that tells most."""
+    lines = [line.strip() for line in text.strip('[]" \n').splitlines() if line.strip()]
     told = next((line for line in lines if line.startswith("Graph Break Reason:")), lines[0] if lines else "")
     return told.removeprefix("Graph Break Reason:").strip()[:200]
 
