@@ -121,6 +121,26 @@ def test_equal_models_are_tied_and_the_cheaper_is_chosen(task):
     assert "are tied; cheap is cheapest" in ranking.reason
 
 
+def test_ties_are_judged_on_the_difference_over_the_same_samples():
+    """Two scores may each be unsure and their difference sure, because the same samples made both so."""
+    from torchard.select.rank import _is_tied, _Judged
+    from torchard.select.ranking import Row
+
+    def judged(values: torch.Tensor) -> _Judged:
+        score = values.mean().item()
+        row = Row("m", "module", score, standard_error(values), None, {}, 1, 1, 0.0, 1, (1, 1))
+        return _Judged(row, values, {}, len(values))
+
+    generator = torch.Generator().manual_seed(0)
+    best = torch.randn(400, generator=generator).double() + 1
+    worse_everywhere = best - 0.05 + 0.01 * torch.randn(400, generator=generator)
+    worse_by_chance = torch.randn(400, generator=generator).double()
+    worse_by_chance += best.mean() - 0.05 - worse_by_chance.mean()
+    assert standard_error(best) > 0.04
+    assert not _is_tied(judged(best), judged(worse_everywhere))
+    assert _is_tied(judged(best), judged(worse_by_chance))
+
+
 def test_scores_are_those_of_the_features_themselves(task):
     model = network(0)
     ranking = rank({"net": model}, task, samples=None)
