@@ -51,9 +51,9 @@ class Pruned:
 def prune(job: Job, tuned: Tuned) -> Pruned:
     """Return a model within the targets, recovered from ``tuned``; cached in the run folder and resumable.
 
-    Channels are ranked by their groups' Taylor importance on real batches and cut at once; the training that
-    follows has the tuned model as its teacher. If no model keeps all targets, the nearest one stays and
-    ``reached`` is False.
+    Every group loses the same share of its channels, those of least Taylor importance on real batches, at
+    once; the training that follows has the tuned model as its teacher. If no model keeps all targets, the
+    nearest one stays and ``reached`` is False.
 
     Raises:
         UnprunableError: if nothing in the model can be removed.
@@ -155,7 +155,7 @@ def _planned(graph: depgraph.DimGraph, target: depgraph.Target) -> depgraph.Plan
         graph,
         target=target,
         criterion=taylor,
-        scope="global",
+        scope="local",
         round_to=ROUND_TO,
         max_ratio=MAX_RATIO,
     )
@@ -168,7 +168,7 @@ def _plan(job: Job, small: nn.Module, tuned: Tuned, seconds: float) -> Plan:
         size = tuned.spec.size[0]
         pace = measure_pace(small, size)
         pace = pace.with_extra(inference_seconds(tuned.model, size, pace.precision))
-        return plan_training(pace, phase_sizes(size)[-2:], len(job.task.train), 0.9 * seconds).to_json()
+        return plan_training(pace, phase_sizes(size), len(job.task.train), 0.9 * seconds).to_json()
 
     key = {"tuned": job.key("prune", tuned.facts)}
     return Plan.from_json(job.run.cached("recovery-plan", key, compute))

@@ -30,7 +30,7 @@ from torchard.tune.linear_probe import fit_linear_probe, set_classifier_
 
 TENSORS = "tuned.safetensors"
 HEAD_SCALE = 0.1  # of the random classifier: small, so that it does not push the layers below about
-TRIAL = 0.06  # of the stage's time, for each way that is tried
+TRIAL = 0.05  # of the stage's time, for each way that is tried
 
 
 @dataclass(frozen=True)
