@@ -9,7 +9,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from torchard.compiler.decompile.flow import Malformed
-from torchard.compiler.decompile.literals import literal
+from torchard.compiler.decompile.literals import Placeholders, literal
 from torchard.compiler.decompile.ops import UnsupportedOpcode
 from torchard.compiler.decompile.scope import Settings
 from torchard.compiler.decompile.slots import Unstructured
@@ -178,12 +178,12 @@ def _shown(value: Any) -> ast.expr:
     return ast.Constant(...)
 
 
-class _Nothing:
+class _Nothing(Placeholders):
     def name(self, value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
-_NOTHING: Any = _Nothing()
+_NOTHING = _Nothing((lambda: None).__code__)
 
 
 def _renamed(source: str, code: CodeType, name: str) -> str:
