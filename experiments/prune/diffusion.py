@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 
-from experiments.prune import models as zoo_models
+from experiments.prune.subject import Subject
 
 Build = Callable[[], Any]
 
@@ -17,7 +17,7 @@ def unet() -> Any:
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=8, attention_head_dim=8,
     )  # fmt: skip
-    return zoo_models.Subject(model, (torch.randn(1, 3, 16, 16), torch.tensor([5])))
+    return Subject(model, (torch.randn(1, 3, 16, 16), torch.tensor([5])))
 
 
 def conditional_unet() -> Any:
@@ -26,7 +26,7 @@ def conditional_unet() -> Any:
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), norm_num_groups=8, attention_head_dim=4,
     )  # fmt: skip
-    return zoo_models.Subject(model, (torch.randn(1, 4, 16, 16), torch.tensor([5]), torch.randn(1, 7, 24)))
+    return Subject(model, (torch.randn(1, 4, 16, 16), torch.tensor([5]), torch.randn(1, 7, 24)))
 
 
 def autoencoder() -> Any:
@@ -34,7 +34,7 @@ def autoencoder() -> Any:
         block_out_channels=(16, 32), norm_num_groups=8, layers_per_block=1,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
     )  # fmt: skip
-    return zoo_models.Subject(model, torch.randn(1, 3, 32, 32))
+    return Subject(model, torch.randn(1, 3, 32, 32))
 
 
 def dit() -> Any:
@@ -47,7 +47,7 @@ def dit() -> Any:
         norm_num_groups=8,
     )
     inputs = (torch.randn(1, 4, 16, 16), torch.tensor([5]), torch.tensor([1]))
-    return zoo_models.Subject(model, inputs)
+    return Subject(model, inputs)
 
 
 MODELS: dict[str, Build] = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
 
-from experiments.prune import models as zoo_models
+from experiments.prune.subject import Subject
 
 Build = Callable[[], Any]
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 5, 0, 3], [1, 2, 3, 4, 5, 0, 3, 0]])
@@ -25,7 +25,7 @@ class TwoLayers(nn.Module):
 
 
 def _two(first: Callable[[], nn.Module], second: Callable[[], nn.Module]) -> Build:
-    return lambda: zoo_models.Subject(TwoLayers(first(), second()), (torch.randn(6, 10), EDGES))
+    return lambda: Subject(TwoLayers(first(), second()), (torch.randn(6, 10), EDGES))
 
 
 def _perceptron(inputs: int, outputs: int) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import nn
 
-from experiments.prune import models as zoo_models
+from experiments.prune.subject import Subject
 
 TEXT = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 VISION = {
@@ -33,7 +33,7 @@ def _build(config: str, model: str, inputs: Callable[[], Any], **options: Any) -
         settings = getattr(transformers, config)(**options)
         settings.use_cache = False
         built: nn.Module = getattr(transformers, model)(settings)
-        return zoo_models.Subject(built, inputs())
+        return Subject(built, inputs())
 
     return build
 

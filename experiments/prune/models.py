@@ -6,7 +6,6 @@ where those are installed.
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import timm
@@ -15,16 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 from experiments.prune import patterns
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What the zoo prunes: a model, example inputs, and how to call it if not by them alone."""
-
-    model: nn.Module
-    inputs: Any
-    forward: Callable[[nn.Module], Any] | None = field(default=None)
-
+from experiments.prune.subject import Subject
 
 Build = Callable[[], Subject]
 

@@ -467,7 +467,8 @@ PATTERNS: dict[str, Build] = {
     for build in (
         flatten_nchw, flatten_nhwc, linear_to_maps, u_net, dense_concat, shuffle_depthwise, grouped,
         grouped_transposed, depthwise_multiplier, one_channel, instance_norm, group_norm,
-        layer_norm_over_maps, bare_weights, einsum, weight_sharing, tied_embedding, outer_product, channel_buffer, token_concat,
+        layer_norm_over_maps, bare_weights, einsum, weight_sharing, tied_embedding, outer_product,
+        channel_buffer, token_concat,
         register_tokens, fused_qkv, grouped_queries, rotary, attention_weights, literal_reshape,
         literal_slice, gated, glu, pixel_shuffle, channel_padding, squeeze_excite, bilinear, weight_norm,
         weight_standardisation, im2col, prelu, manual_mean, initial_state, lstm_cell, point_cloud,

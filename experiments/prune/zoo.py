@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments import record
-from experiments.prune.models import Build, Subject, zoo
+from experiments.prune.models import Build, zoo
+from experiments.prune.subject import Subject, outputs
 from torchard.cli.console import Column
 from torchard.core.files import read_json, write_json
 from torchard.prune.depgraph import apply, plan, trace, verify
-from torchard.prune.depgraph.tracer import call, flat_outputs
 
 ROWS = record.ROOT / "runs" / "depgraph_zoo_rows.json"  # what is done so far; runs/ is not committed
 RESULT = "results/depgraph_zoo.json"
@@ -51,7 +51,7 @@ def main() -> None:
     for name, build in chosen.items():
         if name in rows and rows[name]["status"] == "pruned":
             continue
-        rows[name] = {"name": name, **isolated(build, options.seconds)}
+        rows[name] = {"name": name, **isolated(build, options.seconds, rival=options.rival)}
         _show(rows[name])
         ROWS.parent.mkdir(parents=True, exist_ok=True)
         write_json(ROWS, rows)
@@ -62,7 +62,7 @@ def main() -> None:
 def examine(subject: Subject, *, seed: int = 0) -> dict[str, Any]:
     """Prune one subject and return a row: what came of it, and what it cost."""
     model, inputs = subject.model.eval(), subject.inputs
-    shapes = [out.shape for out in _outputs(subject, model)]
+    shapes = [out.shape for out in outputs(subject, model)]
     start = time.perf_counter()
     graph = trace(model, inputs, forward=subject.forward)
     groups = graph.groups()
@@ -75,26 +75,27 @@ def examine(subject: Subject, *, seed: int = 0) -> dict[str, Any]:
         "trace": traced,
         "planned": time.perf_counter() - start,
         "unknown": dict(graph.unknown),
+        "tags": list(chosen.tags),
         "frozen": {name: why for name, why in chosen.frozen.items() if _worth_saying(why)},
     }
     if not chosen.removed:
         return {**row, "status": "refused", "reason": _main_reason(chosen.frozen)}
     checked = verify(model, chosen, inputs, forward=subject.forward, seed=seed)
     pruned = apply(model, chosen).model
-    if [out.shape for out in _outputs(subject, pruned)] != shapes:
+    if [out.shape for out in outputs(subject, pruned)] != shapes:
         return {**row, "status": "failed", "reason": "the output changed its shape"}
     pruned.train()
     twice = Subject(pruned, _doubled(inputs), subject.forward)  # batch norm cannot train on one sample
-    sum(out.float().sum() for out in _outputs(twice, pruned, grad=True)).backward()
+    sum(out.float().sum() for out in outputs(twice, pruned, grad=True)).backward()
     status = "pruned" if checked.passed else "silent error"
     return {**row, "status": status, "error": checked.error, "moved": checked.moved, "reason": ""}
 
 
-def isolated(build: Build, seconds: float) -> dict[str, Any]:
+def isolated(build: Build, seconds: float, *, rival: bool = False) -> dict[str, Any]:
     """Examine a subject in a forked process, within bounds of time."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(build, sender))
+    process = context.Process(target=_work, args=(build, sender, rival))
     process.start()
     row = receiver.recv() if receiver.poll(seconds) else {"status": "failed", "reason": "out of time"}
     if row.get("reason") == "out of time":
@@ -108,7 +109,10 @@ def save(rows: Sequence[Mapping[str, Any]]) -> Path:
     count = {
         s: sum(row["status"] == s for row in rows) for s in ("pruned", "refused", "failed", "silent error")
     }
-    verdict = f"{len(rows)} models: " + ", ".join(f"{n} {status}" for status, n in count.items())
+    verdict = f"{len(rows)} models: " + ", ".join(f"{n} {status}" for status, n in count.items()) + "."
+    if rivals := [row["rival"]["status"] for row in rows if "rival" in row]:
+        named = ", ".join(f"{rivals.count(status)} {status}" for status in sorted(set(rivals)))
+        verdict += f" torch-pruning on {len(rivals)} of them: {named}."
     table = [{column.key: row.get(column.key) for column in COLUMNS} for row in rows]
     details = {"totals": count, "rows": {row["name"]: dict(row) for row in rows}}
     claim = (
@@ -117,7 +121,7 @@ def save(rows: Sequence[Mapping[str, Any]]) -> Path:
     return record.save(RESULT, table, COLUMNS, claim=claim, verdict=verdict, details=details)
 
 
-def _work(build: Build, sender: Any) -> None:
+def _work(build: Build, sender: Any, rival: bool) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     try:
@@ -128,14 +132,20 @@ def _work(build: Build, sender: Any) -> None:
             "reason": f"{type(error).__name__}: {error}"[:300],
             "where": traceback.format_exc(),
         }
+    if rival:
+        row["rival"] = _rival(build, comparable=not row.get("tags"))
     row["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     sender.send(row)
 
 
-def _outputs(subject: Subject, model: nn.Module, *, grad: bool = False) -> list[Tensor]:
-    with torch.set_grad_enabled(grad):
-        outputs = flat_outputs(call(model, subject.inputs, subject.forward))
-    return [out for out in outputs if out.is_floating_point() and (out.requires_grad or not grad)]
+def _rival(build: Build, *, comparable: bool) -> dict[str, Any]:
+    from experiments.prune import rival
+
+    torch.manual_seed(0)
+    try:
+        return rival.examine(build(), comparable=comparable)
+    except Exception as error:  # whatever it stumbles over is what is measured
+        return {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:300]}
 
 
 def _doubled(inputs: Any) -> Any:
@@ -166,6 +176,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--part", default="1/1", help="which part of how many")
     parser.add_argument("--seconds", type=float, default=300, help="limit for one model")
     parser.add_argument("--fresh", action="store_true", help="forget earlier rows")
+    parser.add_argument("--rival", action="store_true", help="also PyPI torch-pruning, with --fresh")
     parser.add_argument("--save", action="store_true", help="write the result file")
     return parser.parse_args()
 
