@@ -12,6 +12,8 @@ from torchard.tune.b_tuning import BTuning
 from torchard.tune.interface import TuneSummary
 from torchard.tune.ssf import ScaleShift
 from torchard.tune.statistics import HeldStatistics
+from torchard.tune.taskres import TaskResidual
+from torchard.tune.text_classifier import ZeroShotClassifier
 from torchard.tune.tune_mode import NoPairsError, TuneMode
 
 __all__ = [
@@ -24,7 +26,9 @@ __all__ = [
     "NothingToSaveError",
     "ScaleShift",
     "SiteAdapter",
+    "TaskResidual",
     "TuneMode",
     "TuneSummary",
     "UnreachableSiteError",
+    "ZeroShotClassifier",
 ]

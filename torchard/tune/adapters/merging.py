@@ -15,7 +15,7 @@ from torchard.tune.adapters.errors import NotMergeableError
 from torchard.tune.adapters.site_adapter import PARAMETERS, SiteAdapter, adapter_at, container_of, inner_step
 from torchard.tune.adapters.sites import CONTAINER
 from torchard.tune.adapters.through_weights import is_through_weights, stored_parameter
-from torchard.tune.fold import channel_axis, channels
+from torchard.tune.fold import FOLDABLE, channel_axis, channels
 
 Plan = dict[str, dict[str, Tensor]]
 Originals = dict[str, dict[str, Tensor | None]]
@@ -76,7 +76,7 @@ def _folded(path: str, layer: nn.Module, adapters: Sequence[SiteAdapter]) -> dic
     bad = [name for name, value in folded.items() if not bool(torch.isfinite(value).all())]
     if bad:
         raise NotMergeableError(f"{path}: the folded {' and '.join(bad)} would hold NaN or infinity.")
-    if not _has_plain_forward(layer):
+    if isinstance(layer, FOLDABLE) and not _has_plain_forward(layer):
         _verify_on_example(path, layer, adapters, folded)
     return folded
 

@@ -1,0 +1,1 @@
+"""Layers and backbones, and encoders of images and text side by side."""
