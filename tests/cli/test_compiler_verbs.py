@@ -24,7 +24,9 @@ g(torch.ones(int(sys.argv[1])))
 def test_decompile_prints_source(capsys):
     assert main(["decompile", "textwrap:indent", "--check"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("# textwrap:indent: structured, identical\ndef indent(text, prefix, predicate=None):\n")
+    assert out.startswith(
+        "# textwrap:indent: structured, identical\ndef indent(text, prefix, predicate=None):\n"
+    )
     compile(out, "out", "exec")
 
 
@@ -34,7 +36,9 @@ def test_decompile_speaks_json(capsys):
     assert (facts["strategy"], facts["target"]) == ("dispatch", "json.decoder:JSONDecoder.decode")
 
 
-@pytest.mark.parametrize("target", ["textwrap", "textwrap:", "no_such_module:f", "textwrap:nothing", "builtins:len"])
+@pytest.mark.parametrize(
+    "target", ["textwrap", "textwrap:", "no_such_module:f", "textwrap:nothing", "builtins:len"]
+)
 def test_bad_targets_exit_2_with_one_line(target, capsys):
     assert main(["decompile", target]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -50,7 +54,23 @@ def test_explain_runs_a_script_and_tells(tmp_path, capsys, monkeypatch):
     assert "graph break in f, line 7" in told
     assert (out / "index.md").is_file()
     torch.compiler.reset()
-    assert main(["explain", str(script), "--out", str(tmp_path / "b"), "--backend", "eager", "--diff", str(out), "--", "4"]) == 0
+    assert (
+        main(
+            [
+                "explain",
+                str(script),
+                "--out",
+                str(tmp_path / "b"),
+                "--backend",
+                "eager",
+                "--diff",
+                str(out),
+                "--",
+                "4",
+            ]
+        )
+        == 0
+    )
     assert "no difference" in capsys.readouterr().out
 
 

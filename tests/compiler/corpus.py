@@ -12,7 +12,9 @@ def files(root=None):
     """Return the paths of the standard library's modules, sorted."""
     found = []
     for folder, folders, names in os.walk(root or sysconfig.get_paths()["stdlib"]):
-        folders[:] = sorted(name for name in folders if name not in LEFT_OUT and not name.startswith("config-"))
+        folders[:] = sorted(
+            name for name in folders if name not in LEFT_OUT and not name.startswith("config-")
+        )
         found += [os.path.join(folder, name) for name in sorted(names) if name.endswith(".py")]
     return found
 

@@ -33,7 +33,9 @@ def main(step):
             twin = torture.twin(function, decompile_code(function, strategy=strategy).source, recompile)
             if any(torture.behaviour(twin, n) != torture.behaviour(function, n) for n in range(6)):
                 wrong.append((function.__name__, strategy))
-    print(f"Python {sys.version.split()[0]}: {len(kinds)} functions, {proved:.2%} proved, torture set wrong: {wrong}")
+    print(
+        f"Python {sys.version.split()[0]}: {len(kinds)} functions, {proved:.2%} proved, torture set wrong: {wrong}"
+    )
     return 1 if proved < 0.965 or wrong else 0
 
 

@@ -13,7 +13,6 @@ from torchard.compiler import depyf
 from torchard.compiler.decompile.verify.equivalence import interface_difference
 
 
-
 def test_a_sample_of_the_standard_library_is_proved():
     sample = list(corpus.functions())[::60]
     counts: Counter[str] = Counter()

@@ -160,9 +160,9 @@ def closure_in_loop(n):
 def computed_clauses(n):
     try:
         fail(ValueError)
-    except (KeyError if n else ValueError):
+    except KeyError if n else ValueError:
         return "v"
-    except (5 if n == 2 else Exception):
+    except 5 if n == 2 else Exception:
         return "E"
 
 
@@ -259,7 +259,13 @@ def behaviour(function, n):
             result = asyncio.run(result)
         return "returned", repr(result), [repr(one) for one in log]
     except BaseException as error:
-        return "raised", repr(error), repr(error.__context__), repr(error.__cause__), [repr(one) for one in log]
+        return (
+            "raised",
+            repr(error),
+            repr(error.__context__),
+            repr(error.__cause__),
+            [repr(one) for one in log],
+        )
 
 
 def _drive(generator, n):

@@ -37,7 +37,8 @@ def _answer(model: Any, path: Path, top: int) -> dict[str, Any]:
 
 def _show(facts: Facts) -> None:
     rows = [line for row in facts["images"] for line in _lines(row)]
-    print_table(rows, [Column("image"), Column("label"), Column("confidence", unit="%", scale=100.0, digits=1)])
+    confidence = Column("confidence", unit="%", scale=100.0, digits=1)
+    print_table(rows, [Column("image"), Column("label"), confidence])
 
 
 def _lines(row: Facts) -> Sequence[Facts]:

@@ -62,7 +62,8 @@ def _read_card(file: Path, root: Path) -> CatalogueEntry | None:
     if "METHOD = Method(" not in text:
         return None
     tree = ast.parse(text, filename=str(file))
-    call = next((node.value for node in tree.body if _assigns_method(node)), None)
+    assigned = (node for node in tree.body if isinstance(node, ast.Assign) and _assigns_method(node))
+    call = next((node.value for node in assigned), None)
     if not isinstance(call, ast.Call):
         return None
     try:
@@ -79,10 +80,8 @@ def _read_card(file: Path, root: Path) -> CatalogueEntry | None:
     return CatalogueEntry(package, slug, (ast.get_docstring(tree) or "").split("\n")[0], method)
 
 
-def _assigns_method(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and any(
-        getattr(target, "id", "") == "METHOD" for target in node.targets
-    )
+def _assigns_method(node: ast.Assign) -> bool:
+    return any(getattr(target, "id", "") == "METHOD" for target in node.targets)
 
 
 def _place(relative: Path) -> tuple[str, str]:

@@ -51,7 +51,9 @@ GOLDEN = {
 
 def function_of(source: str) -> types.CodeType:
     module = compile(source, "<golden>", "exec")
-    return next(const for const in module.co_consts if isinstance(const, types.CodeType) and const.co_name == "f")
+    return next(
+        const for const in module.co_consts if isinstance(const, types.CodeType) and const.co_name == "f"
+    )
 
 
 @pytest.mark.parametrize("source", GOLDEN.values(), ids=GOLDEN)
@@ -100,7 +102,9 @@ def test_a_cell_as_a_value_is_passed_on():
 def test_objects_without_a_literal_survive_nested_in_tuples():
     thing = object()
     code = (lambda: ("a", (1, "b"))).__code__
-    code = code.replace(co_consts=tuple(("a", (1, thing)) if isinstance(c, tuple) else c for c in code.co_consts))
+    code = code.replace(
+        co_consts=tuple(("a", (1, thing)) if isinstance(c, tuple) else c for c in code.co_consts)
+    )
     source = decompile(code)
     assert "<const 0: object>" in source
     assert types.FunctionType(recompile(source, code), {})()[1][1] is thing

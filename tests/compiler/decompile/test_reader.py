@@ -11,7 +11,9 @@ def test_every_opcode_has_a_lowering():
     real = {
         name
         for name, number in opcode.opmap.items()
-        if number < 256 and not name.startswith("INSTRUMENTED_") and name not in getattr(opcode, "_specialized", ())
+        if number < 256
+        and not name.startswith("INSTRUMENTED_")
+        and name not in getattr(opcode, "_specialized", ())
     }
     assert real - supported_opcodes() == set()
 
@@ -28,7 +30,9 @@ def test_the_exception_table_reads_as_dis_reads_it():
         finally:
             x.close()
 
-    rows = [(e.start, e.end, e.target, e.depth, e.lasti) for e in dis._parse_exception_table(protected.__code__)]
+    rows = [
+        (e.start, e.end, e.target, e.depth, e.lasti) for e in dis._parse_exception_table(protected.__code__)
+    ]
     assert reader.exception_table(protected.__code__) == rows
 
 

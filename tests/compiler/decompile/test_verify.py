@@ -15,11 +15,20 @@ def code_of(source: str) -> types.CodeType:
 SAME = {
     "layout": ("def f(a):\n if a: return 1\n return 2", "def f(a):\n if not a: return 2\n return 1"),
     "spelling": ("def f(a): return (a.b)(1)", "def f(a):\n  return a.b(1)"),
-    "membership": ("def f(a, b):\n if a in b: return 1\n return 2", "def f(a, b):\n if a not in b: return 2\n return 1"),
+    "membership": (
+        "def f(a, b):\n if a in b: return 1\n return 2",
+        "def f(a, b):\n if a not in b: return 2\n return 1",
+    ),
 }
 EQUIVALENT = {
-    "temporary": ("def f(a): return g(a.b, a.c)", "def f(a):\n t = a.b\n u = a.c\n return g(t, u)".replace("return g", "return g")),
-    "in place": ("def f(a):\n x = [1]\n for i in a: x += i\n return x", "def f(a):\n t = [1]\n x = t\n for i in a: x += i\n return x"),
+    "temporary": (
+        "def f(a): return g(a.b, a.c)",
+        "def f(a):\n t = a.b\n u = a.c\n return g(t, u)".replace("return g", "return g"),
+    ),
+    "in place": (
+        "def f(a):\n x = [1]\n for i in a: x += i\n return x",
+        "def f(a):\n t = [1]\n x = t\n for i in a: x += i\n return x",
+    ),
 }
 DIFFERENT = {
     "comparison": ("def f(a, b): return a < b", "def f(a, b): return a <= b"),

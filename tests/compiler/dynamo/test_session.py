@@ -17,7 +17,15 @@ from torchard.compiler import depyf
 from torchard.compiler.dynamo import compat, session
 from torchard.compiler.dynamo.records import clean_names, frame_name, safe_name
 
-FEW = ("break_on_print", "closure", "without_gradients", "module", "data_dependent", "handler", "free_variable")
+FEW = (
+    "break_on_print",
+    "closure",
+    "without_gradients",
+    "module",
+    "data_dependent",
+    "ternary",
+    "free_variable",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +43,12 @@ def dump(folder, function, calls, backend="eager"):
     return found
 
 
-@pytest.mark.parametrize("program", [p for p in programs.programs() if p[0] in FEW], ids=lambda program: program[0])
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute:UserWarning"
+)  # torch's own, on the way through a resume
+@pytest.mark.parametrize(
+    "program", [p for p in programs.programs() if p[0] in FEW], ids=lambda program: program[0]
+)
 def test_transformed_code_runs_from_its_file_with_unchanged_results(program, tmp_path):
     _, function, calls = program
     found = dump(tmp_path, function, calls)
@@ -49,13 +62,17 @@ def test_transformed_code_runs_from_its_file_with_unchanged_results(program, tmp
 
 
 def test_every_file_is_python_and_every_link_leads_somewhere(tmp_path):
-    found = dump(tmp_path, programs.break_on_print, [((torch.ones(3),), {}), ((torch.ones(4),), {})], "aot_eager")
+    found = dump(
+        tmp_path, programs.break_on_print, [((torch.ones(3),), {}), ((torch.ones(4),), {})], "aot_eager"
+    )
     files = list(tmp_path.rglob("*.py"))
     for file in files:
         ast.parse(file.read_text())
     index = json.loads((tmp_path / "index.json").read_text())
     linked = [path for frame in index["frames"] for path in frame["files"].values()]
-    linked += [path for frame in index["frames"] for entry in frame["entries"] for path in entry["files"].values()]
+    linked += [
+        path for frame in index["frames"] for entry in frame["entries"] for path in entry["files"].values()
+    ]
     assert len(linked) > 15
     assert all((tmp_path / path).is_file() for path in linked)
     assert found.path("break_on_print", "graph_0/dynamo").read_text().startswith("class GraphModule")
@@ -73,7 +90,13 @@ def test_two_runs_write_the_same_files(tmp_path):
     for folder in ("one", "two"):
         torch.compiler.reset()
         found = dump(tmp_path / folder, programs.plain, [((torch.ones(3),), {})])
-        names.append(sorted(str(p.relative_to(found.directory)) for p in found.directory.rglob("*.py") if "fx" not in p.parts))
+        names.append(
+            sorted(
+                str(p.relative_to(found.directory))
+                for p in found.directory.rglob("*.py")
+                if "fx" not in p.parts
+            )
+        )
     assert names[0] == names[1]
 
 
@@ -83,7 +106,12 @@ def test_nothing_is_left_behind(raises, tmp_path):
     from torch.fx import graph_module
 
     logger = logging.getLogger(compat.TRACE_LOGGER)
-    before = logger.level, list(logger.handlers), dict(convert_frame._bytecode_hooks), vars(graph_module._loader).get("cache")
+    before = (
+        logger.level,
+        list(logger.handlers),
+        dict(convert_frame._bytecode_hooks),
+        vars(graph_module._loader).get("cache"),
+    )
     try:
         with depyf.prepare_debug(tmp_path):
             torch.compile(programs.plain, backend="eager")(torch.ones(2))
@@ -91,7 +119,12 @@ def test_nothing_is_left_behind(raises, tmp_path):
                 raise KeyError("inside")
     except KeyError:
         pass
-    after = logger.level, list(logger.handlers), dict(convert_frame._bytecode_hooks), vars(graph_module._loader).get("cache")
+    after = (
+        logger.level,
+        list(logger.handlers),
+        dict(convert_frame._bytecode_hooks),
+        vars(graph_module._loader).get("cache"),
+    )
     assert after == before
     assert session._open == []
 
@@ -172,7 +205,9 @@ def test_a_debugger_stops_in_the_transformed_file_and_in_the_graph_file(tmp_path
         [sys.executable, "script.py"], input="continue\nwhere\ncontinue\nwhere\ncontinue\ncontinue\n",
         capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120,
     )  # fmt: skip
-    stops = [line for line in done.stdout.splitlines() if line.startswith("> ") or line.startswith("(Pdb) > ")]
+    stops = [
+        line for line in done.stdout.splitlines() if line.startswith("> ") or line.startswith("(Pdb) > ")
+    ]
     assert any("transformed_0.py(2)" in line for line in stops), done.stdout + done.stderr
     assert any("forward_0.py" in line for line in stops), done.stdout + done.stderr
 
@@ -232,7 +267,9 @@ def test_an_unproved_entry_is_a_reading_copy(tmp_path, monkeypatch):
     from torchard.compiler.dynamo import transformed
 
     source = textwrap.dedent("def plain(x):\n    return x\n")
-    monkeypatch.setattr(transformed, "decompile_code", lambda code: Decompiled(source, "dispatch", "unverified"))
+    monkeypatch.setattr(
+        transformed, "decompile_code", lambda code: Decompiled(source, "dispatch", "unverified")
+    )
     found = dump(tmp_path, programs.plain, [((torch.ones(3),), {})])
     assert not found.frames[0].entries[0].executed
     assert found.path(programs.plain, "transformed_0").read_text().startswith("# Reading copy, not executed")

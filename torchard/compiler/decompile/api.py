@@ -105,7 +105,7 @@ def unwrap(obj: Any) -> "tuple[CodeType, Any]":
             obj = obj.fget
         elif hasattr(obj, "__wrapped__"):
             obj = obj.__wrapped__
-        elif not isinstance(obj, type) and isinstance(getattr(type(obj), "__call__", None), FunctionType):
+        elif not isinstance(obj, type) and isinstance(getattr(type(obj), "__call__", None), FunctionType):  # noqa: B004 - a Python function
             obj = type(obj).__call__
         else:
             break

@@ -135,7 +135,9 @@ def _step(op: Op, stack: Any) -> Any:
     return (*(stack[: len(stack) - pops] if pops else stack), *("v",) * pushes)
 
 
-def _covering(state: Any, states: "list[Any]", ops: "list[Op]", handlers: "dict[Any, Handler]") -> "Handler | None":
+def _covering(
+    state: Any, states: "list[Any]", ops: "list[Op]", handlers: "dict[Any, Handler]"
+) -> "Handler | None":
     blocks, stack = state
     for block in reversed(blocks):
         if block[0] == "setup":

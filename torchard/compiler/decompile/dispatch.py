@@ -79,7 +79,11 @@ class _Dispatch:
 
     def _is_cleanup_code(self, start: int) -> bool:
         """The operations of compiler clean-up and of context handlers: Python's own statements do that here."""
-        return self.protection.kinds.get(start) == "cleanup" or start in self.context_code or "l" in self.stacks[start]
+        return (
+            self.protection.kinds.get(start) == "cleanup"
+            or start in self.context_code
+            or "l" in self.stacks[start]
+        )
 
     def _context_code(self) -> "set[int]":
         """The operations that hand an exception to a context manager."""
@@ -343,7 +347,9 @@ class _Dispatch:
         if any(slot.kind == "mark" and slot.data == "__build_class__" for slot in slots):
             raise Unstructured("a class statement with branches in its bases")
         places = [place for place, slot in enumerate(slots) if slot.kind != "mark"]
-        marks = [(place, slot) for place, slot in enumerate(slots) if slot.kind == "mark" and slot.data == "c"]
+        marks = [
+            (place, slot) for place, slot in enumerate(slots) if slot.kind == "mark" and slot.data == "c"
+        ]
         slots[:] = [slots[place] for place in places]
         exprs = [slot.expr for slot in stack.take(len(slots))]
         kept = exprs[len(exprs) - keep :] if keep else []
@@ -400,7 +406,7 @@ class _Dispatch:
         return self._name(f"s{position}")
 
     def _name(self, tail: str) -> str:
-        return self.scope.settings.special(tail)  # type: ignore[no-any-return]
+        return self.scope.settings.special(tail)
 
     def builtin(self, word: str) -> str:
         self.imports.add(word)
@@ -526,7 +532,9 @@ def _load_clear(d: _Dispatch, stack: Stack, op: Op) -> None:
     stack.flush()
     title = d._slot(len(stack.slots))
     held = ast.Tuple([name(variable)], ast.Load())
-    unbound = ast.ExceptHandler(name(d.builtin("NameError")), None, [_assign(title, ast.Tuple([], ast.Load()))])
+    unbound = ast.ExceptHandler(
+        name(d.builtin("NameError")), None, [_assign(title, ast.Tuple([], ast.Load()))]
+    )
     stack.append(ast.Try([_assign(title, held)], [unbound], [], []))
     stack.slots.append(Slot("mark", name(title), data="c"))
 

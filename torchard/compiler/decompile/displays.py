@@ -253,8 +253,7 @@ def _keywords(slot: Slot) -> "list[ast.keyword]":
     if slot.kind != "owned" or not plain:
         return [ast.keyword(None, node)]
     return [
-        ast.keyword(None if key is None else key.value, value)  # type: ignore[attr-defined]
-        for key, value in zip(node.keys, node.values)
+        ast.keyword(None if key is None else key.value, value) for key, value in zip(node.keys, node.values)
     ]
 
 

@@ -3,9 +3,9 @@
 import ast
 from typing import Any
 
+from torchard.compiler.decompile.displays import BUILDERS
 from torchard.compiler.decompile.literals import is_code
 from torchard.compiler.decompile.ops import Op
-from torchard.compiler.decompile.displays import BUILDERS
 from torchard.compiler.decompile.slots import NONE, UNEVALUATED, Slot, Target, Unstructured
 from torchard.compiler.decompile.stack import Stack, combine, name, reads, same, unpack_target
 

@@ -1,6 +1,7 @@
 """Nested code objects as syntax: ``def``, ``lambda``, ``class``, comprehensions; and whole bodies."""
 
 import __future__
+
 import ast
 import sys
 from types import CodeType
@@ -146,7 +147,7 @@ def _elements(node: Any) -> "list[ast.expr]":
 def _pairs(node: Any) -> "dict[str, ast.expr]":
     """Annotations are a flat tuple (a dict in 3.9), keyword defaults a dict."""
     if isinstance(node, ast.Dict):
-        return {key.value: value for key, value in zip(node.keys, node.values)}  # type: ignore[union-attr,misc]
+        return {key.value: value for key, value in zip(node.keys, node.values)}  # type: ignore[union-attr]
     items = _elements(node)
     return {key.value: value for key, value in zip(items[::2], items[1::2])}  # type: ignore[attr-defined]
 
@@ -170,7 +171,7 @@ def function_statement(scope: Scope, made: Function, own: str) -> ast.stmt:
               "decorator_list": list(made.decorators), "returns": returns}  # fmt: skip
     if "type_params" in kind._fields:
         fields["type_params"] = []
-    return kind(**fields)  # type: ignore[no-any-return]
+    return kind(**fields)
 
 
 def class_statement(scope: Scope, made: Class, own: str) -> ast.stmt:
@@ -224,8 +225,12 @@ def _annotated(statements: "list[ast.stmt]", code: CodeType) -> "list[ast.stmt]"
 def _annotation(statement: ast.stmt) -> "tuple[Any, Any]":
     target = statement.targets[0] if isinstance(statement, ast.Assign) else None
     if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
-        key = target.slice.value if not isinstance(target.slice, ast.expr) else target.slice  # type: ignore[attr-defined]
-        if target.value.id == "__annotations__" and isinstance(key, ast.Constant) and isinstance(key.value, str):
+        key = target.slice.value if not isinstance(target.slice, ast.expr) else target.slice
+        if (
+            target.value.id == "__annotations__"
+            and isinstance(key, ast.Constant)
+            and isinstance(key.value, str)
+        ):
             return key.value, statement.value  # type: ignore[attr-defined]
     return None, None
 
@@ -331,4 +336,4 @@ def _collected(kind: str, node: ast.Expr, generators: "list[ast.comprehension]")
         raise Unstructured("a comprehension with statements")
     if kind == "<dictcomp>":
         return ast.DictComp(value.args[0], value.args[1], generators)
-    return _KINDS[kind](value.args[0], generators)  # type: ignore[no-any-return]
+    return _KINDS[kind](value.args[0], generators)

@@ -14,7 +14,11 @@ def fold(flow: Flow) -> Flow:
     dead: "set[int]" = set()
     index = 0
     while index < len(ops) - 2:
-        size = _generator_shortcut(ops, index, dead) or _link(ops, index, targets, dead) or _kept(ops, index, targets, dead)
+        size = (
+            _generator_shortcut(ops, index, dead)
+            or _link(ops, index, targets, dead)
+            or _kept(ops, index, targets, dead)
+        )
         index += size or 1
     if not dead:
         return flow

@@ -194,15 +194,8 @@ def _carry(stack: Stack, arrived: "list[Stack]") -> None:
     values = [[slot for slot in one.slots if slot.kind != "mark"] for one in arrived]
     if any([slot.uid for slot in one] != [slot.uid for slot in values[0]] for one in values):
         raise Unstructured("ways out of a protected range leave different values")
-    kept = [slot for slot in stack.slots if slot.kind == "mark"]
-    if len(values[0]) == len(stack.slots) - len(kept) and not kept:
-        stack.slots[:] = values[0]
-        return
-    if [slot.uid for slot in values[0]] != [slot.uid for slot in stack.slots if slot.kind != "mark"]:
-        merged = iter(values[0])
-        stack.slots[:] = [slot if slot.kind == "mark" else next(merged, slot) for slot in stack.slots] + list(
-            merged
-        )
+    outer = {slot.uid for slot in stack.slots if slot.kind == "mark"}
+    stack.slots[:] = [slot for slot in arrived[0].slots if slot.kind != "mark" or slot.uid in outer]
 
 
 def _target(s: Any, ctx: Any, meeting: "Block | None", end: Any, others: "list[Any]", stop: Any) -> Any:

@@ -39,7 +39,7 @@ def read(code: CodeType) -> "list[Op]":
     if not _LOWERINGS:
         lowerings = table()
         _LOWERINGS.extend(lowerings.get(opcode.opname[number]) for number in range(256))
-    ops, start, names = _lower(code)
+    ops, start, _names = _lower(code)
     if VERSION >= (3, 11):
         _attach_table(code, ops, start)
     if VERSION >= (3, 13):

@@ -15,7 +15,8 @@ def register_bytecode_hook(hook: Callable[[CodeType, CodeType], CodeType | None]
     """Call ``hook(old, new)`` for each code object Dynamo transforms; return a handle with ``remove()``."""
     from torch._dynamo import convert_frame
 
-    return convert_frame.register_bytecode_hook(hook)
+    # torch declares the hook by the names of its parameters and calls it by position.
+    return convert_frame.register_bytecode_hook(hook)  # type: ignore[arg-type]
 
 
 def compile_id() -> str | None:

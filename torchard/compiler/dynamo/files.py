@@ -102,7 +102,9 @@ def full_source(frame: Frame) -> str:
     lines = [f'"""What a call of {frame.name} does: the first entry whose guards hold runs."""\n']
     for entry in frame.entries:
         lines.append(f"from .guard_{entry.number} import guard_{entry.number}")
-        lines.append(f"from .transformed_{entry.number} import {_defined(entry.source)} as transformed_{entry.number}")
+        lines.append(
+            f"from .transformed_{entry.number} import {_defined(entry.source)} as transformed_{entry.number}"
+        )
     call = ", ".join(names)
     lines += ["", f"def {safe_name(frame.name)}({call}):", "    L = locals()"]
     for entry in frame.entries:
@@ -171,7 +173,9 @@ def _write_differences(session: Any, frame: Frame) -> None:
         held, holds = (shorten(one.guards).splitlines(keepends=True) for one in (before, after))
         text = f"Why entry {after.number}: {after.recompile.strip() or 'torch gave no reason'}\n\n"
         text += "".join(difflib.unified_diff(old, new, f"graph_{before.number}", f"graph_{after.number}"))
-        text += "".join(difflib.unified_diff(held, holds, f"guards_{before.number}", f"guards_{after.number}", n=0))
+        text += "".join(
+            difflib.unified_diff(held, holds, f"guards_{before.number}", f"guards_{after.number}", n=0)
+        )
         name = f"{frame.directory}/recompile_{before.number}_{after.number}.diff"
         _put(session, name, shorten(text))
         after.files[f"recompile_{before.number}_{after.number}"] = name

@@ -16,7 +16,12 @@ def run_script(script: Path, arguments: Sequence[str], out: Path, *, backend: st
     ``backend`` takes the place of the backend in every ``torch.compile`` the script calls. A script that ends by
     ``sys.exit`` ends normally here.
     """
-    with _arguments(script, arguments), _backend(backend), prepare_debug(out) as session, contextlib.suppress(SystemExit):
+    with (
+        _arguments(script, arguments),
+        _backend(backend),
+        prepare_debug(out) as session,
+        contextlib.suppress(SystemExit),
+    ):
         runpy.run_path(str(script), run_name="__main__")
     return session
 
@@ -44,7 +49,7 @@ def _backend(name: str | None) -> Iterator[None]:
     def compiled(*args: Any, **kwargs: Any) -> Any:
         return original(*args, **{**kwargs, "backend": name})
 
-    torch.compile = compiled  # type: ignore[assignment]
+    torch.compile = compiled
     try:
         yield
     finally:

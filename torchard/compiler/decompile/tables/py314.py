@@ -7,7 +7,14 @@ from torchard.compiler.decompile.ops import Op
 from torchard.compiler.decompile.tables import py311, py313
 from torchard.compiler.decompile.tables.common import CONVERSIONS, Table, choice, counted, fast, nothing, op
 
-_GONE = {"BEFORE_WITH", "BEFORE_ASYNC_WITH", "BINARY_SUBSCR", "BUILD_CONST_KEY_MAP", "LOAD_ASSERTION_ERROR", "RETURN_CONST"}
+_GONE = {
+    "BEFORE_WITH",
+    "BEFORE_ASYNC_WITH",
+    "BINARY_SUBSCR",
+    "BUILD_CONST_KEY_MAP",
+    "LOAD_ASSERTION_ERROR",
+    "RETURN_CONST",
+}
 _COMMON = ["AssertionError", "NotImplementedError", "tuple", "all", "any", "list", "set"]
 
 

@@ -274,7 +274,7 @@ class _Lockstep:
         """A call of a display's own method does what the growing operations do."""
         if op.name != "Call" or op.arg[1] or len(side.stack) <= op.arg[0]:
             return False
-        return side.stack[-op.arg[0] - 1][0] == "method"  # type: ignore[no-any-return]
+        return side.stack[-op.arg[0] - 1][0] == "method"
 
     def _grow(self, left: _Side, right: _Side, one: Op, two: Op) -> None:
         parts = []
