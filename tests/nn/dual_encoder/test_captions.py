@@ -32,7 +32,7 @@ def test_placing_moves_and_shrinks_without_turning_over():
     rows, columns = torch.nonzero(placed[0, 0] > 0.5, as_tuple=True)
     assert rows.float().mean().item() == pytest.approx(7 - 0.5, abs=1)  # a quarter from the top
     assert columns.float().mean().item() == pytest.approx(21 - 0.5, abs=1)  # a quarter from the right
-    assert placed.sum().item() == pytest.approx(images.sum() / 4, rel=0.1)
+    assert placed.sum().item() == pytest.approx(images.sum().item() / 4, rel=0.1)
 
 
 def test_regions_are_thirds_of_the_reachable_heights():
