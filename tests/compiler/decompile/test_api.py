@@ -145,7 +145,7 @@ def test_a_function_can_be_renamed():
     assert source == "def increment(x):\n    return x + 1\n"
 
 
-@pytest.mark.parametrize("thing", [len, "text".upper, 3, int, None], ids=repr)
+@pytest.mark.parametrize("thing", [len, "text".upper, 3, int, None], ids=lambda value: type(value).__name__)
 def test_what_has_no_bytecode_is_refused(thing):
     with pytest.raises(TypeError, match="obj"):
         decompile(thing)
