@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet
 
 from tests.prune.depgraph.networks import Residual, plain
-from torchard.prune.depgraph import rule, trace
+from torchard.prune.depgraph import apply, plan, rule, trace
 from torchard.prune.depgraph.rules.registry import RULES
 
 X = torch.zeros(2, 3, 6, 6)
@@ -213,3 +213,28 @@ def test_ignoring_a_module_a_name_or_a_pattern():
         assert len(graph.groups(ignore)) == 2
     with pytest.raises(ValueError, match="no parameter of the model matches"):
         graph.groups(["nothing"])
+
+
+class WithAuxiliaryHead(nn.Module):
+    """A second head that only training uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.auxiliary = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 2))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        hidden = torch.relu(self.first(x))
+        return (self.head(hidden), self.auxiliary(hidden)) if self.training else self.head(hidden)
+
+
+def test_what_only_training_uses_is_cut_along():
+    model = WithAuxiliaryHead().eval()
+    graph = trace(model, torch.zeros(1, 4))
+    assert graph.untouched == ()
+    assert [group.size for group in graph.groups()] == [8, 6]
+    statistics = model.auxiliary[1].running_mean.clone()
+    apply(model, plan(graph, ratio=0.5))
+    assert model.auxiliary[0].weight.shape == (3, 4)
+    assert torch.equal(model.auxiliary[1].running_mean, statistics[:3])
+    sum(out.sum() for out in model.train()(torch.randn(5, 4))).backward()
