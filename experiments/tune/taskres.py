@@ -72,15 +72,20 @@ def main() -> None:
     record.save(given.results, rows, columns, claim=CLAIM, verdict=verdict(found), details=details)
 
 
-def load_features() -> Features:
-    """Return features of scikit-learn's digits, resized to 20 pixels and framed to 28."""
-    encoder, task = tiny_clip(), load_task("digits")
+def digit_images() -> tuple[Tensor, Tensor]:
+    """Return scikit-learn's digits (values 0 to 1), resized to 20 pixels, framed to 28, and their labels."""
+    task = load_task("digits")
     parts = [task.train, task.validation, task.test]
     small = torch.cat([uint8_images(part, (20, 20))[:, :1] for part in parts]).float() / 255
+    return F.pad(small, (4, 4, 4, 4)), torch.cat([part.targets for part in parts])
+
+
+def load_features() -> Features:
+    """Return the small encoder's features of all digits."""
+    encoder, (pixels, targets) = tiny_clip(), digit_images()
     with torch.no_grad():
-        images = encoder.encode_image(encoder.preprocess(F.pad(small, (4, 4, 4, 4))))
+        images = encoder.encode_image(encoder.preprocess(pixels))
     text = text_classifier(encoder, DIGITS, TEMPLATES)
-    targets = torch.cat([part.targets for part in parts])
     return Features(encoder, text, images, targets, float(encoder.logit_scale.detach()))
 
 
