@@ -40,14 +40,30 @@ class Writer:
         pick = self.random.randint(0, 9 if depth else 3)
         one, two = (self.value(depth - 1), self.value(depth - 1)) if depth else ("a", "b")
         forms = [
-            "x", "y", "a", str(self.random.randint(-3, 5)), f"({one} + {two})", f"call({one}, {two})",
-            f"({one} if {self.test()} else {two})", f"({one} and {two})", f"sum([q * {self.random.randint(1, 3)} for q in range(3) if q != x])",
+            "x",
+            "y",
+            "a",
+            str(self.random.randint(-3, 5)),
+            f"({one} + {two})",
+            f"call({one}, {two})",
+            f"({one} if {self.test()} else {two})",
+            f"({one} and {two})",
+            f"sum([q * {one} for q in range(3) if q != x])",
             f"(z := {one})",
-        ]  # fmt: skip
+        ]
         return forms[pick]
 
     def test(self) -> str:
-        forms = ["x < y", "not a", "0 <= x < 4", "a and x", "b or y", "x in (1, 2, a)", "y is None", "x != y and not b"]
+        forms = [
+            "x < y",
+            "not a",
+            "0 <= x < 4",
+            "a and x",
+            "b or y",
+            "x in (1, 2, a)",
+            "y is None",
+            "x != y and not b",
+        ]
         return self.random.choice(forms)
 
     def assign(self, indent: int) -> None:
@@ -55,7 +71,9 @@ class Writer:
         self.line(indent, f"{target} = {self.value()}" + (f", {self.value()}" if target == "x, y" else ""))
 
     def augment(self, indent: int) -> None:
-        self.line(indent, f"{self.random.choice('xy')} {self.random.choice(['+=', '-=', '*='])} {self.value(1)}")
+        self.line(
+            indent, f"{self.random.choice('xy')} {self.random.choice(['+=', '-=', '*='])} {self.value(1)}"
+        )
 
     def log(self, indent: int) -> None:
         self.line(indent, f"log({self.value(1)}, x)")
@@ -81,7 +99,10 @@ class Writer:
         self.loops += 1
         count = f"n{self.loops}"
         self.line(indent, f"{count} = 0")
-        self.line(indent, f"while {count} < 3{self.random.choice(['', ' and not b', ' or (a and ' + count + ' < 4)'])}:")
+        self.line(
+            indent,
+            f"while {count} < 3{self.random.choice(['', ' and not b', ' or (a and ' + count + ' < 4)'])}:",
+        )
         self.line(indent + 1, f"{count} += 1")
         self.block(indent + 1, depth=depth, loop=True)
 
@@ -89,7 +110,12 @@ class Writer:
         self.line(indent, "try:")
         self.block(indent + 1, depth=depth, loop=loop)
         self.line(indent + 1, "fail(x)")
-        self.line(indent, self.random.choice(["except ValueError as e:", "except (ValueError, KeyError):", "except KeyError as e:"]))
+        self.line(
+            indent,
+            self.random.choice(
+                ["except ValueError as e:", "except (ValueError, KeyError):", "except KeyError as e:"]
+            ),
+        )
         self.block(indent + 1, depth=depth, loop=loop)
         if self.random.random() < 0.4:
             self.line(indent, "else:")

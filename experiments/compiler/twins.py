@@ -1,7 +1,7 @@
-"""Run CPython's own tests of some modules with their functions replaced by recompiled twins (in a process of its own).
+"""Run CPython's own tests of some modules with their functions replaced by recompiled twins.
 
-Usage: python -m experiments.compiler.twins STRATEGY MODULE...; prints a JSON object: tests run, failures by name.
-STRATEGY "none" replaces nothing: the baseline.
+In a process of its own: python -m experiments.compiler.twins STRATEGY MODULE...; prints a JSON object with
+the tests run and the failures by name. STRATEGY "none" replaces nothing: the baseline.
 """
 
 import importlib
@@ -30,7 +30,11 @@ def functions(module: Any) -> Iterator[types.FunctionType]:
         elif isinstance(value, type) and value.__module__ == module.__name__ and id(value) not in seen:
             seen.add(id(value))
             todo += list(vars(value).values())
-        elif isinstance(value, types.FunctionType) and value.__module__ == module.__name__ and id(value) not in seen:
+        elif (
+            isinstance(value, types.FunctionType)
+            and value.__module__ == module.__name__
+            and id(value) not in seen
+        ):
             seen.add(id(value))
             yield value
 
@@ -54,7 +58,10 @@ def run(name: str) -> dict[str, Any]:
     """Run the tests of a module; return how many ran and which failed."""
     suite = unittest.defaultTestLoader.loadTestsFromName(TESTS.get(name, f"test.test_{name}"))
     result = unittest.TextTestRunner(stream=io.StringIO(), verbosity=0).run(suite)
-    return {"run": result.testsRun, "failed": sorted(str(case) for case, _ in result.failures + result.errors)}
+    return {
+        "run": result.testsRun,
+        "failed": sorted(str(case) for case, _ in result.failures + result.errors),
+    }
 
 
 def main(strategy: str, names: list[str]) -> None:

@@ -5,6 +5,7 @@ import difflib
 import dis
 import inspect
 import linecache
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torchard.compiler.decompile import decompile_code
 from torchard.compiler.dynamo.records import Entry, Frame, safe_name, shorten
 from torchard.core.files import write_atomic, write_json
 
+_COMMENT = re.compile(r"\s{2,}#")  # torch writes the code a guard came from far to the right
 READING = "# Reading copy, not executed: not proved equal to the code that runs.\n"
 
 
@@ -283,7 +285,7 @@ def telling_line(text: str) -> str:
     """Return the line of a reason that tells most."""
     lines = [line.strip() for line in text.strip('[]" \n').splitlines() if line.strip()]
     told = next((line for line in lines if line.startswith("Graph Break Reason:")), lines[0] if lines else "")
-    return told.removeprefix("Graph Break Reason:").strip()[:200]
+    return _COMMENT.split(told.removeprefix("Graph Break Reason:").strip())[0][:200]
 
 
 # -- writing
