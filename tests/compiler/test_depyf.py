@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 
 import pytest
 
 from tests.compiler import corpus
 from tests.conftest import ROOT
+from tests.contracts.cases import ToolCase
 from torchard.compiler import depyf
 from torchard.compiler.decompile.verify.equivalence import interface_difference
 
@@ -52,3 +54,8 @@ def test_another_interpreter_decompiles_its_own_library(name):
 def test_the_public_names_are_there():
     for name in depyf.__all__:
         assert getattr(depyf, name) is not None
+
+
+def contract_case() -> ToolCase:
+    """The decompiled source of a function of the standard library."""
+    return ToolCase(run=lambda: depyf.decompile(textwrap.indent))
