@@ -1,8 +1,8 @@
 """PyPI torch-pruning on the zoo's models: does it prune them, and rightly?
 
 Its removed indices are set to zero in a copy of the original; where no operation counts zeros (no layer norm,
-no softmax over what was removed), the answers should agree. ``differs`` says they do not: a reason to look, not
-yet a verdict, since the indices are gathered from its groups one by one.
+no softmax over what was removed), the answers should agree. ``differs`` says they do
+not: a reason to look, not yet a verdict, since the indices are gathered from its groups one by one.
 """
 
 import copy
