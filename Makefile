@@ -14,7 +14,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check docs bench clean
+.PHONY: help setup demo test test-pythons check docs bench clean
 
 help:  ## say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-8s %s\n", $$1, $$2 }'
@@ -35,6 +35,9 @@ demo: setup  ## solar cells to a small tested model, in ten minutes: see runs/de
 
 test: setup  ## all tests (ARGS="-k logme" for some of them)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-pythons: setup  ## the decompiler on every other Python that is installed
+	@$(BIN)/python -m tests.compiler.pythons
 
 check: setup  ## style, types, the order of floors, the docs
 	$(BIN)/ruff check

@@ -140,10 +140,12 @@ def _attempt(code: CodeType, function: Any, settings: Settings, reasons: "list[s
     try:
         source = render(code, settings, _parts(function, settings), dispatch=dispatch)
         twin = recompile(source, code)
-    except (Unstructured, Malformed, RecursionError, SyntaxError, ValueError, MemoryError) as error:
-        if isinstance(error, UnsupportedOpcode):
-            raise
-        reasons.append(f"{'dispatch' if dispatch else 'structured'}: {error}")
+    except UnsupportedOpcode:
+        raise
+    except Exception as error:  # hand-made bytecode can be wrong in any way: that is a reason, not a crash
+        known = isinstance(error, (Unstructured, Malformed, SyntaxError, ValueError))
+        told = str(error) if known else f"{type(error).__name__}: {error}"
+        reasons.append(f"{'dispatch' if dispatch else 'structured'}: {told}")
         return None
     verdict = Equivalence("unverified", "not asked for")
     if verify:

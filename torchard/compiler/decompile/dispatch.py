@@ -528,9 +528,10 @@ def _assign(title: str, value: ast.expr) -> ast.stmt:
 def _load_clear(d: _Dispatch, stack: Stack, op: Op) -> None:
     """An inlined comprehension's variable is put away as a tuple: empty if it is not bound."""
     variable = op.arg[1]
-    stack.touch(variable)
-    stack.flush()
     title = d._slot(len(stack.slots))
+    stack.touch(variable)
+    stack.touch(title)  # a slot further down may still read what the last block left there
+    stack.flush()
     held = ast.Tuple([name(variable)], ast.Load())
     unbound = ast.ExceptHandler(
         name(d.builtin("NameError")), None, [_assign(title, ast.Tuple([], ast.Load()))]

@@ -93,7 +93,8 @@ def _slots(code: CodeType) -> "list[str]":
     cells = list(code.co_cellvars) + list(code.co_freevars)
     if sys.version_info < (3, 11):
         return cells
-    return list(code.co_varnames) + [cell for cell in cells if cell not in code.co_varnames]
+    own = [cell for cell in code.co_cellvars if cell not in code.co_varnames]
+    return [*code.co_varnames, *own, *code.co_freevars]
 
 
 def _move(code: CodeType, moves: "dict[int, int]") -> bytes:

@@ -64,7 +64,8 @@ class _Names:
         self.locals = list(code.co_varnames)
         if VERSION >= (3, 11):
             own = set(self.locals)
-            self.locals += [cell for cell in self.cells if cell not in own]
+            self.locals += [cell for cell in code.co_cellvars if cell not in own]
+            self.locals += code.co_freevars  # these have a place of their own even if a local has the name
             self.cells = self.locals
         self.closures = set(code.co_cellvars) | set(code.co_freevars) if VERSION >= (3, 13) else set()
         self.here = self.after = 0

@@ -39,8 +39,8 @@ def equivalent(a: CodeType, b: CodeType, *, counter: "str | None" = None) -> Equ
         return Equivalence("unverified", trouble)
     try:
         first, second = operations(a), operations(b)
-    except (Malformed, UnsupportedOpcode) as error:
-        return Equivalence("unverified", str(error))
+    except (Malformed, UnsupportedOpcode, IndexError, KeyError) as error:  # wrong bytecode proves nothing
+        return Equivalence("unverified", f"{type(error).__name__}: {error}")
     keys = _Keys(a, b)
     trouble = walk.difference(first, second, keys)
     if trouble is None:
