@@ -87,6 +87,19 @@ def ways() -> tuple[Way, ...]:
     )
 
 
+def choice_notes(validations: Mapping[str, Mapping[str, Any]], chosen: str, task: Task) -> list[str]:
+    """Return why the best metric did not win, where :func:`choose` took the likelihood's word."""
+    best = max(validations, key=lambda name: float(validations[name][task.metric] or 0))
+    if validations[best][task.metric] == validations[chosen][task.metric]:
+        return []
+    score = f"validation {task.metric.replace('_', ' ')} ({float(validations[best][task.metric]):.1%})"
+    theirs, ours = (float(validations[name]["nll"]) for name in (best, chosen))
+    return [
+        f"The {best} has a higher {score}, but by less than one standard error; "
+        f"{chosen} is the likelier (negative log-likelihood {ours:.3f} against {theirs:.3f})."
+    ]
+
+
 def freeze_lower(model: nn.Module) -> None:
     """Freeze all layers up to an eighth of the input's resolution; without such stages, the lower half.
 
@@ -143,7 +156,7 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
         "candidates": candidates,
         "chosen": chosen,
         "validation": validations[chosen],
-        "notes": size_notes(task, spec),
+        "notes": size_notes(task, spec) + choice_notes(validations, chosen, task),
     }
 
 
