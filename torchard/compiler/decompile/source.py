@@ -3,6 +3,7 @@
 import ast
 import keyword
 import re
+import warnings
 from types import CodeType
 from typing import Any
 
@@ -198,7 +199,9 @@ def recompile(source: str, like: CodeType, *, filename: str = "<decompiled>") ->
         ValueError: if ``source`` does not define a function of that name.
         SyntaxError: if it is no Python.
     """
-    module = compile(source, filename, "exec", like.co_flags & _FUTURE, True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # the author of the original has been warned
+        module = compile(source, filename, "exec", like.co_flags & _FUTURE, True)
     found = find(module, like)
     if found is None:
         raise ValueError(f"`source` defines no function {title(like)!r}, which the code object asks for")
