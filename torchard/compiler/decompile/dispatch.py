@@ -8,7 +8,7 @@ a bare ``raise``, ``sys.exc_info()`` and ``__context__`` keep their meaning.
 import ast
 from typing import Any
 
-from torchard.compiler.decompile import expressions
+from torchard.compiler.decompile.asking import assign, run
 from torchard.compiler.decompile.conditions import negate
 from torchard.compiler.decompile.flow import clean
 from torchard.compiler.decompile.ops import ENDS, Op
@@ -50,7 +50,7 @@ class _Dispatch:
 
     def body(self) -> "list[ast.stmt]":
         loop = self._region((), self.starts)
-        head: "list[ast.stmt]" = [_assign(self.counter, ast.Constant(self.number[0]))]
+        head: "list[ast.stmt]" = [assign(self.counter, ast.Constant(self.number[0]))]
         if self.imports:
             names = [ast.alias(word, self._builtin(word)) for word in sorted(self.imports)]
             head.insert(0, ast.ImportFrom("builtins", names, 0))
@@ -228,11 +228,11 @@ class _Dispatch:
             clause.type = name(self._builtin("BaseException"))
             return [ast.Try([inside], [clause], [], [])]
         self.imports.add("BaseException")
-        caught_as = self._slot(len(self.stacks[handler]))
+        caught_as = self.slot(len(self.stacks[handler]))
         temporary = self._name("x")
         body: "list[ast.stmt]" = [
-            _assign(caught_as, name(temporary)),
-            _assign(self.counter, ast.Constant(self.number[handler])),
+            assign(caught_as, name(temporary)),
+            assign(self.counter, ast.Constant(self.number[handler])),
             self._region((*frames, ("catch", handler)), caught),
         ]
         clause = ast.ExceptHandler(name(self._builtin("BaseException")), temporary, body)
@@ -242,7 +242,7 @@ class _Dispatch:
         """``e = None; del e`` of a clause, or variables given back by a comprehension, left by an exception."""
         stack = Stack(self.scope, self._entry(target))
         end = next(index for index in range(target, len(self.ops)) if self.ops[index].name == "Reraise")
-        _run(self, stack, self.ops[target:end])
+        run(self, stack, self.ops[target:end])
         return stack.out
 
     def _with(self, handler: int, blocks: "list[int]", inside: ast.stmt) -> "list[ast.stmt]":
@@ -255,13 +255,13 @@ class _Dispatch:
             raise Unstructured("a context entered at several places")
         position = len(self.stacks[enter[0]])  # the value lies where the exit function and it are pushed
         flag, manager = self._name(f"w{enter[0]}"), self._name(f"m{enter[0]}")
-        item = ast.withitem(name(manager), name(self._slot(position), ast.Store()))
+        item = ast.withitem(name(manager), name(self.slot(position), ast.Store()))
         kind = ast.AsyncWith if self.ops[enter[0]].arg else ast.With
         after = self._at(self.protection.suppressed(handler))
         return [
-            _assign(flag, ast.Constant(True)),
-            kind([item], [inside, _assign(flag, ast.Constant(False))]),
-            ast.If(name(flag), [_assign(self.counter, ast.Constant(after))], []),
+            assign(flag, ast.Constant(True)),
+            kind([item], [inside, assign(flag, ast.Constant(False))]),
+            ast.If(name(flag), [assign(self.counter, ast.Constant(after))], []),
         ]
 
     def _enters(self, index: int) -> int:
@@ -281,7 +281,7 @@ class _Dispatch:
             stack.slots.extend((Slot("mark", data="p"), self._value(len(self.stacks[start]))))
         last = ops[-1] if ops else None
         if self.ops[end - 1].name == "ExitWith":
-            _run(self, stack, ops)
+            run(self, stack, ops)
             self._drop_exit(stack)
             self.leave(stack, end)
             return stack.out
@@ -299,11 +299,11 @@ class _Dispatch:
             if kind in _VALUES:
                 slots.append(self._value(position))
             else:
-                slots.append(Slot("mark", name(self._slot(position)) if kind == "c" else None, data=kind))
+                slots.append(Slot("mark", name(self.slot(position)) if kind == "c" else None, data=kind))
         return slots
 
     def _value(self, position: int) -> Slot:
-        title = self._slot(position)
+        title = self.slot(position)
         self.scope.quiet.add(title)
         return Slot("pure", name(title), frozenset((title,)))
 
@@ -311,13 +311,13 @@ class _Dispatch:
         kind = last.name if last is not None else ""
         special = _ENDINGS.get(kind)
         if special is not None:
-            _run(self, stack, ops[:-1])
+            run(self, stack, ops[:-1])
             stack.line = last.line
             special(self, stack, last, end)
         elif kind in ENDS:
-            _run(self, stack, ops)
+            run(self, stack, ops)
         else:
-            _run(self, stack, ops)
+            run(self, stack, ops)
             self.leave(stack, end)
         return stack.out
 
@@ -334,7 +334,7 @@ class _Dispatch:
     def leave(self, stack: Stack, end: int) -> None:
         """Go to the block at ``end`` with the stack as it is."""
         self.settle(stack, 0)
-        stack.append(_assign(self.counter, ast.Constant(self._at(end))))
+        stack.append(assign(self.counter, ast.Constant(self._at(end))))
 
     def settle(self, stack: Stack, keep: int) -> "list[ast.expr]":
         """Put every value of the stack into its slot variable, at once; return the top ``keep`` values, not put."""
@@ -355,7 +355,7 @@ class _Dispatch:
         kept = exprs[len(exprs) - keep :] if keep else []
         targets, values = [], []
         for place, expr in zip(places, exprs[: len(exprs) - keep]):
-            title = self._slot(place)
+            title = self.slot(place)
             if not (isinstance(expr, ast.Name) and expr.id == title):
                 targets.append(name(title, ast.Store()))
                 values.append(expr)
@@ -366,8 +366,8 @@ class _Dispatch:
                 values.append(kept[position])
                 kept[position] = name(temporary)
         for place, slot in marks:
-            if slot.expr.id != self._slot(place):
-                targets.append(name(self._slot(place), ast.Store()))
+            if slot.expr.id != self.slot(place):
+                targets.append(name(self.slot(place), ast.Store()))
                 values.append(slot.expr)
         self._assign_all(stack, targets, values)
         return kept
@@ -402,7 +402,7 @@ class _Dispatch:
 
     # -- names
 
-    def _slot(self, position: int) -> str:
+    def slot(self, position: int) -> str:
         return self._name(f"s{position}")
 
     def _name(self, tail: str) -> str:
@@ -416,47 +416,13 @@ class _Dispatch:
         return self._name(word)
 
 
-def _run(d: _Dispatch, stack: Stack, ops: "list[Op]") -> None:
-    """Run operations; those that expressions cannot say are written as statements."""
-    plain: "list[Op]" = []
-    for op in ops:
-        special = _SPECIAL.get(op.name)
-        if op.name == "Store":
-            expressions.run(stack, plain)
-            plain = []
-            saved = stack.slots[-1] if stack.slots else None
-            special = _store if saved is not None and saved.kind == "mark" and saved.data == "c" else None
-        if special is None:
-            plain.append(op)
-            continue
-        expressions.run(stack, plain)
-        plain = []
-        stack.line = op.line
-        special(d, stack, op)
-    expressions.run(stack, plain)
-
-
-def _match(d: _Dispatch, stack: Stack, op: Op) -> None:
-    """``try: raise`` asks the interpreter itself whether the exception matches."""
-    (kind,) = stack.take(1)
-    stack.flush()
-    answer = d.scope.temporary()
-    held = d.scope.temporary()
-    d.imports.add("BaseException")
-    stack.append(_assign(held, kind.expr))
-    yes = ast.ExceptHandler(name(held), None, [_assign(answer, ast.Constant(True))])
-    no = ast.ExceptHandler(name(d.builtin("BaseException")), None, [_assign(answer, ast.Constant(False))])
-    stack.append(ast.Try([ast.Raise(None, None)], [yes, no], [], []))
-    stack.push("pure", name(answer), frozenset((answer,)))
-
-
 def _pop_exception(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
     if not stack.slots or stack.slots[-1].kind != "mark":
         raise Unstructured("an exception is put away out of turn")
     stack.slots.pop()
     d.leave(stack, end)
     if op.arg is None:  # what held the exception must not keep it alive
-        stack.out.insert(len(stack.out) - 1, _assign(d._slot(d.position(op) + 1), ast.Constant(None)))
+        stack.out.insert(len(stack.out) - 1, assign(d.slot(d.position(op) + 1), ast.Constant(None)))
 
 
 def _reraise(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
@@ -476,14 +442,14 @@ def _branch(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
 def _branch_keep(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
     position = len(stack.slots) - 1
     d.settle(stack, 0)
-    test: ast.expr = name(d._slot(position))
+    test: ast.expr = name(d.slot(position))
     yes, no = (op.target, end) if op.arg == "true" else (end, op.target)
     stack.append(_goto(d, test, yes, no))
 
 
 def _goto(d: _Dispatch, test: ast.expr, yes: int, no: int) -> ast.stmt:
-    then: "list[ast.stmt]" = [_assign(d.counter, ast.Constant(d._at(yes)))]
-    other: "list[ast.stmt]" = [_assign(d.counter, ast.Constant(d._at(no)))]
+    then: "list[ast.stmt]" = [assign(d.counter, ast.Constant(d._at(yes)))]
+    other: "list[ast.stmt]" = [assign(d.counter, ast.Constant(d._at(no)))]
     if yes > no and isinstance(test, ast.UnaryOp):
         return ast.If(negate(test), other, then)
     return ast.If(test, then, other)
@@ -492,25 +458,20 @@ def _goto(d: _Dispatch, test: ast.expr, yes: int, no: int) -> ast.stmt:
 def _for_iter(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
     d.settle(stack, 0)
     places = len(d.stacks[end]) - 1
-    iterator = name(d._slot(places - 1))
+    iterator = name(d.slot(places - 1))
     asynchronous = op.name == "AsyncForIter"
     call = d._step(iterator, asynchronous=asynchronous)
     stop = d.builtin("StopAsyncIteration" if asynchronous else "StopIteration")
-    step = _assign(d._slot(places), call)
-    done = ast.ExceptHandler(name(stop), None, [_assign(d.counter, ast.Constant(d._at(op.target)))])
-    stack.append(ast.Try([step], [done], [_assign(d.counter, ast.Constant(d._at(end)))], []))
+    step = assign(d.slot(places), call)
+    done = ast.ExceptHandler(name(stop), None, [assign(d.counter, ast.Constant(d._at(op.target)))])
+    stack.append(ast.Try([step], [done], [assign(d.counter, ast.Constant(d._at(end)))], []))
 
 
 def _enter(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
     index = d.ops.index(op)
     (manager,) = d.settle(stack, 1)
-    stack.append(_assign(d._name(f"m{index}"), manager))
-    stack.append(_assign(d.counter, ast.Constant(d._at(end))))
-
-
-def _await_entered(d: _Dispatch, stack: Stack, op: Op) -> None:
-    """The value of ``async with`` is awaited by the statement itself."""
-    expressions.await_value(stack, op)
+    stack.append(assign(d._name(f"m{index}"), manager))
+    stack.append(assign(d.counter, ast.Constant(d._at(end))))
 
 
 def _jump(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
@@ -521,37 +482,6 @@ def _closed(body: "list[ast.stmt]") -> "list[ast.stmt]":
     return body if body and isinstance(body[-1], (ast.Return, ast.Raise)) else [*body, ast.Continue()]
 
 
-def _assign(title: str, value: ast.expr) -> ast.stmt:
-    return ast.Assign([name(title, ast.Store())], value)
-
-
-def _load_clear(d: _Dispatch, stack: Stack, op: Op) -> None:
-    """An inlined comprehension's variable is put away as a tuple: empty if it is not bound."""
-    variable = op.arg[1]
-    title = d._slot(len(stack.slots))
-    stack.touch(variable)
-    stack.touch(title)  # a slot further down may still read what the last block left there
-    stack.flush()
-    held = ast.Tuple([name(variable)], ast.Load())
-    unbound = ast.ExceptHandler(
-        name(d.builtin("NameError")), None, [_assign(title, ast.Tuple([], ast.Load()))]
-    )
-    stack.append(ast.Try([_assign(title, held)], [unbound], [], []))
-    stack.slots.append(Slot("mark", name(title), data="c"))
-
-
-def _store(d: _Dispatch, stack: Stack, op: Op) -> None:
-    """Give an inlined comprehension's variable back."""
-    variable = op.arg[1]
-    held = stack.slots.pop().expr
-    stack.touch(variable)
-    stack.flush()
-    bind = ast.Assign([ast.Tuple([name(variable, ast.Store())], ast.Store())], held)
-    free: "list[ast.stmt]" = [_assign(variable, ast.Constant(None)), ast.Delete([name(variable, ast.Del())])]
-    stack.append(ast.If(held, [bind], free))
-
-
-_SPECIAL: "dict[str, Any]" = {"Match": _match, "LoadClear": _load_clear}
 _ENDINGS: "dict[str, Any]" = {
     "Branch": _branch, "BranchKeep": _branch_keep, "ForIter": _for_iter, "AsyncForIter": _for_iter,
     "PopExc": _pop_exception, "Reraise": _reraise, "EnterWith": _enter, "Jump": _jump,

@@ -190,6 +190,7 @@ class Stack:
     def spill(self, slot: Slot) -> None:
         if self.pure:
             raise Impure
+        self.close_targets()
         if slot not in self.slots:
             return
         if slot.kind == "chain":
@@ -319,13 +320,21 @@ def _cell(variable: str) -> ast.expr:
     return ast.Subscript(closure, ast.Constant(0), ast.Load())
 
 
+def _unpacked(stack: Stack, node: Any, value: Slot) -> None:
+    """Write an unpacking: what is older was written when it began, what is newer comes after."""
+    if value.kind in ("dup", "pending"):
+        stack.store(node, value)
+    else:
+        stack.append(ast.Assign([node], value.expr))
+
+
 def unpack_target(stack: Stack, value: Slot, count: int, star: int) -> None:
     """Push places for ``count`` parts of ``value`` (the starred one at ``star``, or -1)."""
     if value.kind == "target":
         whole = value.data
     else:
         whole = Target()
-        whole.done = lambda node: stack.store(node, value)
+        whole.done = lambda node: _unpacked(stack, node, value)
     whole.split(count, star)
     for part in reversed(whole.parts):
         stack.push("target", data=part)
