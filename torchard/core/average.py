@@ -28,6 +28,11 @@ class WeightAverage(Callback):
         self.steps = 0
         self.tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
+    def on_fit_start(self, run: TrainingRun) -> None:
+        """Go where the model is: it may have been moved since."""
+        present = run.model.state_dict()
+        self.tensors = {name: value.to(present[name].device) for name, value in self.tensors.items()}
+
     def on_step_end(self, run: TrainingRun) -> None:
         """Move the average towards the model's present weights."""
         self.update(run.model)

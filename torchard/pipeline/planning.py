@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from torchard.core.data import InputSpec, Task
+from torchard.core.launch import accelerator_for
 from torchard.core.surgery import flags_kept
 
 Precision = Literal["no", "bf16"]
@@ -72,22 +73,24 @@ def measure_pace(model: nn.Module, size: int, *, batch_size: int = BATCH_SIZE) -
     A handful of real steps of what is trained in ``model``, without an optimizer; afterwards its weights,
     statistics and flags are as they were, and it has no gradients.
     """
-    images = example_images(batch_size, size)
-    targets = torch.zeros(batch_size, dtype=torch.int64)
+    device = accelerator_for("no").device  # where the Trainer will train
+    images = example_images(batch_size, size).to(device)
+    targets = torch.zeros(batch_size, dtype=torch.int64, device=device)
     buffers = {name: value.clone() for name, value in model.named_buffers()}
 
     def pace(precision: Precision) -> Pace:
         def step() -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            with autocast(device, precision):
                 outputs = model(images)
             functional.cross_entropy(outputs.float(), targets).backward()
+            _wait(device)
 
         return Pace(size, precision, OVERHEAD * _seconds(step) / batch_size)
 
-    with flags_kept(model):
+    with flags_kept(model.to(device)):
         model.train()
         exact, half = pace("no"), pace("bf16")
-    model.zero_grad(set_to_none=True)
+    model.to("cpu").zero_grad(set_to_none=True)
     for name, value in model.named_buffers():
         value.copy_(buffers[name])
     return half if half.seconds * WORTH_ROUNDING < exact.seconds else exact
@@ -95,15 +98,29 @@ def measure_pace(model: nn.Module, size: int, *, batch_size: int = BATCH_SIZE) -
 
 def inference_seconds(model: nn.Module, size: int, precision: Precision) -> float:
     """Return what one image of a batch costs in inference at ``size``."""
-    images = example_images(BATCH_SIZE, size)
+    device = accelerator_for("no").device
+    images = example_images(BATCH_SIZE, size).to(device)
 
     def step() -> None:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.inference_mode(), autocast(device, precision):
             model(images)
+        _wait(device)
 
-    with flags_kept(model):
+    with flags_kept(model.to(device)):
         model.eval()
-        return _seconds(step) / BATCH_SIZE
+        seconds = _seconds(step) / BATCH_SIZE
+    model.to("cpu")
+    return seconds
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which a model computes in ``precision`` on ``device``."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the model's parameters are."""
+    return next(model.parameters()).device
 
 
 def example_images(count: int, size: int) -> Float[Tensor, "n 3 s s"]:
@@ -156,6 +173,12 @@ def _seconds(step: Callable[[], None], repeats: int = 3) -> float:
         step()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def _wait(device: torch.device) -> None:
+    """Let an accelerator finish what it was told, so that a clock tells the truth."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _mean_cost(pace: Pace, sizes: Sequence[int]) -> float:

@@ -123,7 +123,7 @@ def _prune(job: Job, tuned: Tuned) -> dict[str, Any]:
             plan,
             optimizer=optimizer(small, LEARNING_RATE, WEIGHT_DECAY),
             stage=job.run.stage("prune", key=job.key("prune", tuned.facts)),
-            callbacks=[Distil(tuned.model)],
+            callbacks=[Distil(tuned.model, precision=plan.precision)],
             seed=job.settings.seed,
             seconds=max(1.3 * (seconds - elapsed()), 0.2 * seconds),
         )

@@ -1,7 +1,7 @@
 """The training that tuning and recovery share: what a second buys is measured first, then spent to plan."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torchard.core.average import WeightAverage
 from torchard.core.callback import Callback, TrainingRun
 from torchard.core.data import Batch, InputSpec, Loader, Split, Task, class_weights, default_augment, metrics
 from torchard.core.run import Stage
+from torchard.core.surgery import flags_kept
 from torchard.core.trainer import FitResult, Trainer
-from torchard.pipeline.planning import Plan, Precision
+from torchard.pipeline.planning import Plan, Precision, autocast, device_of
 
 WARMUP = 0.1
 
@@ -38,16 +39,31 @@ class Distil(Callback):
     """Let the model agree with ``teacher`` on what it sees: the loss becomes a mix of both.
 
     ``weight`` goes to the cross-entropy against the teacher's softened answers (Hinton et al. 2015, arXiv
-    1503.02531), the rest to the loss on the labels.
+    1503.02531), the rest to the loss on the labels. The teacher answers in ``precision``, like the student.
     """
 
-    def __init__(self, teacher: nn.Module, *, weight: float = 0.5, temperature: float = 2.0) -> None:
+    def __init__(
+        self,
+        teacher: nn.Module,
+        *,
+        weight: float = 0.5,
+        temperature: float = 2.0,
+        precision: Precision = "no",
+    ) -> None:
         self.teacher, self.weight, self.temperature = teacher.eval(), weight, temperature
+        self.precision: Precision = precision
+
+    def on_fit_start(self, run: TrainingRun) -> None:
+        self.teacher.to(device_of(run.model))
 
     def on_loss(self, run: TrainingRun, outputs: Tensor, batch: Batch, loss: Tensor) -> Tensor:
-        with torch.inference_mode():
+        # accelerate's autocast surrounds the student's forward alone.
+        with torch.inference_mode(), autocast(batch.inputs.device, self.precision):
             answers = self.teacher(batch.inputs)
         return (1 - self.weight) * loss + self.weight * distillation_loss(outputs, answers, self.temperature)
+
+    def on_fit_end(self, run: TrainingRun) -> None:
+        self.teacher.to("cpu")
 
 
 class Frozen(Callback):
@@ -100,6 +116,8 @@ def train(
 ) -> FitResult:
     """Train ``model`` in place to its averaged weights, and return the history with validation metrics.
 
+    On the device that accelerate chooses; afterwards the model is on the CPU.
+
     ``seconds`` is a ceiling for a machine that became slower than the plan assumed.
 
     Raises:
@@ -128,6 +146,7 @@ def train(
     )
     result = trainer.fit(precision=plan.precision)
     model.load_state_dict(average.tensors)
+    model.to("cpu")
     return result
 
 
@@ -160,9 +179,15 @@ def optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> to
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate)
 
 
-def criterion(task: Task) -> nn.CrossEntropyLoss:
+def criterion(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the cross-entropy in which classes weigh as :func:`balance` says."""
-    return nn.CrossEntropyLoss(weight=balance(task))
+    weights = balance(task)
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        weight = None if weights is None else weights.to(outputs.device)
+        return functional.cross_entropy(outputs, targets, weight=weight)
+
+    return loss
 
 
 def balance(task: Task) -> Float[Tensor, " c"] | None:
@@ -176,14 +201,12 @@ def balance(task: Task) -> Float[Tensor, " c"] | None:
 def predict_split(
     model: nn.Module, split: Split, spec: InputSpec, *, precision: Precision = "no"
 ) -> Float[Tensor, "n c"]:
-    """Return the model's logits on a split, in eval mode and in order."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            return torch.cat([model(batch.inputs).float() for batch in eval_loader(split, spec)])
-    finally:
-        model.train(was_training)
+    """Return the model's logits on a split, in eval mode and in order, on the CPU."""
+    device = device_of(model)
+    with flags_kept(model), autocast(device, precision):
+        model.eval()
+        batches = eval_loader(split, spec)
+        return torch.cat([model(batch.inputs.to(device)).float().cpu() for batch in batches])
 
 
 def evaluate_split(
