@@ -160,7 +160,9 @@ def test_dense_strides_are_kept(tmp_path, tensor):
     assert back.equal(tensor)
 
 
-@pytest.mark.parametrize("tensor", [torch.randn(4, 4)[::2, 1:], torch.ones(1).expand(3, 2)], ids=str)
+@pytest.mark.parametrize(
+    "tensor", [torch.randn(4, 4)[::2, 1:], torch.ones(1).expand(3, 2)], ids=["strided", "expanded"]
+)
 def test_what_is_not_dense_comes_back_contiguous(tmp_path, tensor):
     back = round_trip(tensor, tmp_path)
     assert back.is_contiguous()
