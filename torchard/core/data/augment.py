@@ -24,8 +24,8 @@ def default_augment(task: Task) -> Augment:
     light; for glyphs, where a mirror image is another sign, small shifts alone.
     """
     if task.orientation_free:
-        # Nothing beside them: shifts and light cost 0.03 of likelihood on the validation cells of elpv, whose
-        # frame and brightness are the camera's own.
+        # Nothing beside them: where any orientation will do the camera looks straight on, and its frame and
+        # exposure are the same in every image; shifts and light would teach variation that never comes.
         return random_orientation
     if task.mirror_free:
         return compose(random_mirror, random_resized_crop, random_light)
