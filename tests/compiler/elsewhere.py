@@ -1,7 +1,8 @@
-"""Run on another interpreter: decompile every n-th function of its library and the torture set, and check both.
+"""Run on another interpreter: decompile every n-th function of its library and the torture set, and check
+both.
 
-Usage: python elsewhere.py STEP. Needs the standard library only. Exits 1 if fewer than 96.5 % are proved, or a
-recompiled function of the torture set behaves differently.
+Usage: python elsewhere.py STEP. Needs the standard library only. Exits 1 if fewer than 96.5 % are proved, or
+a recompiled function of the torture set behaves differently.
 """
 
 import importlib.util
@@ -34,7 +35,8 @@ def main(step):
             if any(torture.behaviour(twin, n) != torture.behaviour(function, n) for n in range(6)):
                 wrong.append((function.__name__, strategy))
     print(
-        f"Python {sys.version.split()[0]}: {len(kinds)} functions, {proved:.2%} proved, torture set wrong: {wrong}"
+        f"Python {sys.version.split()[0]}: {len(kinds)} functions, {proved:.2%} proved, "
+        f"torture set wrong: {wrong}"
     )
     return 1 if proved < 0.965 or wrong else 0
 

@@ -158,7 +158,8 @@ def programs():
     rows = [torch.ones(2, 3), torch.ones(4, 3)]
     two = [((small,), {}), ((large,), {})]
     simple = [plain, break_on_print, item, data_dependent, without_gradients, closure, returns_dict, mutates,
-              nested_calls, loop, handler, comprehension, chained, format_text, ternary, generator_sum]  # fmt: skip
+              nested_calls, loop, handler, comprehension, chained, format_text, ternary,
+              generator_sum]  # fmt: skip
     found = [(function.__name__, function, two) for function in simple]
     found.append(("module", layer, [((row,), {"scale": 3}) for row in rows]))
     found.append(("free_variable", free_variable(4), two))

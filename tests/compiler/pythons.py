@@ -1,6 +1,7 @@
 """Run the decompiler's checks on every other Python that is here; say which are not.
 
-Usage: python -m tests.compiler.pythons [STEP]. Looks on the PATH and among pyenv's versions. Exits 1 if one fails.
+Usage: python -m tests.compiler.pythons [STEP]. Looks on the PATH and among pyenv's versions. Exits 1 if one
+fails.
 """
 
 import shutil

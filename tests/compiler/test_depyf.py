@@ -1,4 +1,5 @@
-"""A sample of the standard library through the decompiler, here and on the other interpreters that are present."""
+"""A sample of the standard library through the decompiler, here and on the other interpreters that are
+present."""
 
 import os
 import subprocess

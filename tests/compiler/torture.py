@@ -1,4 +1,5 @@
-"""Functions whose control flow is hard to keep: handlers, contexts, generators, coroutines, order of evaluation.
+"""Functions whose control flow is hard to keep: handlers, contexts, generators, coroutines, order of
+evaluation.
 
 Runs on Python 3.9 and later, without the rest of the tests, so that other interpreters can run it.
 """
@@ -243,7 +244,8 @@ def handler_context(n):
 
 
 FUNCTIONS = [
-    nested_handlers, context_in_loop, overriding_finally, finally_in_loop, generator, expressions, closure_in_loop,
+    nested_handlers, context_in_loop, overriding_finally, finally_in_loop, generator, expressions,
+    closure_in_loop,
     computed_clauses, coroutine, continue_in_handler, two_contexts, order_of_evaluation, handler_context,
 ]  # fmt: skip
 

@@ -34,7 +34,8 @@ GOLDEN = {
     "power": "def f(x): return (-1) ** x",
     "percent": "def f(a): return f'%s' % (a,)",
     "infinite": "def f(): return 1e999, -1e999, -0.0, 3 - 4j, (1, ('a', None))",
-    "async": "async def f(a):\n async with a as b:\n  async for c in b: await c\n return [d async for d in a]",
+    "async": "async def f(a):\n async with a as b:\n  async for c in b: await c\n"
+    " return [d async for d in a]",
     "class": "def f(a):\n class C(a, k=1):\n  x: int = 1\n  def m(self): return super().m() + a\n return C",
     "import": "def f():\n import a.b as c, d.e\n from .g import h as i, j\n return c, d, i, j",
     "global": "def f():\n global x\n x = x + 1\n del x",
@@ -45,7 +46,8 @@ GOLDEN = {
     "decorated": "def f(d):\n @d(1)\n @d\n def g(x=d): return x\n return g",
     "assert": "def f(a):\n assert a and g(a), 'no'\n return a",
     "finally return": "def f(a):\n try: return g(a)\n finally:\n  if a: h()",
-    "try else": "def f(a):\n for i in a:\n  try: x = g(i)\n  except E: continue\n  else: h(x)\n  finally: k()",
+    "try else": "def f(a):\n for i in a:\n  try: x = g(i)\n  except E: continue\n"
+    "  else: h(x)\n  finally: k()",
 }
 
 
@@ -165,7 +167,8 @@ import types
 from torchard.compiler.decompile import decompile_code
 
 deep = "def f(a):\\n" + "".join(f"{' ' * (i + 1)}if a[{i}]:\\n" for i in range(40)) + " " * 41 + "return 1"
-chain = "def f(a):\\n if a == 0: return 0\\n" + "".join(f" elif a == {i}: g({i})\\n" for i in range(1, 900)) + " return 9"
+branches = "".join(f" elif a == {i}: g({i})\\n" for i in range(1, 900))
+chain = "def f(a):\\n if a == 0: return 0\\n" + branches + " return 9"
 terms = "def f(a):\\n return " + " or ".join(f"a[{i}]" for i in range(300))
 for source in (deep, chain, terms):
     code = next(c for c in compile(source, "t", "exec").co_consts if isinstance(c, types.CodeType))
@@ -198,8 +201,12 @@ def order_example(a):
     return a
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.text()
-                    | st.binary(), lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=8))  # fmt: skip
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.text() | st.binary()
+)
+
+
+@given(st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=8))
 def test_every_constant_comes_back_exactly(value):
     import ast
 

@@ -49,7 +49,9 @@ DIFFERENT = {
     "signed zero": ("def f(): return -0.0", "def f(): return 0.0"),
     "nested constant": ("def f(): return (1, (2, 3))", "def f(): return (1, (2, 3.0))"),
     "nested function": ("def f(): return lambda x: x + 1", "def f(): return lambda x: x - 1"),
-    "aliasing": ("def f():\n a = []\n b = a\n g(a)\n return b", "def f():\n a = []\n b = []\n g(a)\n return b"),
+    "aliasing": (
+        "def f():\n a = []\n b = a\n g(a)\n return b", "def f():\n a = []\n b = []\n g(a)\n return b",
+    ),
     "keyword": ("def f(): return g(a=1)", "def f(): return g(b=1)"),
     "swallowed": ("def f():\n try: g()\n finally: h()", "def f():\n try: g()\n except: h()"),
 }  # fmt: skip

@@ -23,9 +23,10 @@ _ATTEMPTS = 2
 class Decompiled:
     """Source of one function, how it was found, and what is proved about it.
 
-    ``strategy`` is "structured" (control flow recovered throughout), "mixed" (some nested function as a dispatch
-    loop) or "dispatch". ``equivalence`` is "identical", "equivalent" or "unverified". ``line_map`` gives, for lines
-    of ``source``, the line of the original file. ``unsupported`` tells why a better strategy was not possible.
+    ``strategy`` is "structured" (control flow recovered throughout), "mixed" (some nested function as a
+    dispatch loop) or "dispatch". ``equivalence`` is "identical", "equivalent" or "unverified". ``line_map``
+    gives, for lines of ``source``, the line of the original file. ``unsupported`` tells why a better strategy
+    was not possible.
     """
 
     source: str
@@ -39,9 +40,9 @@ class Decompiled:
 def decompile(obj: Any, *, name: "str | None" = None, verify: bool = True) -> str:
     """Return Python source that does what ``obj`` does.
 
-    ``obj`` is a function, method, ``partial``, decorated function, callable object or code object of the running
-    Python. ``name`` renames the function. A function with free variables is written inside ``__closure__``, a
-    factory whose parameters they are.
+    ``obj`` is a function, method, ``partial``, decorated function, callable object or code object of the
+    running Python. ``name`` renames the function. A function with free variables is written inside
+    ``__closure__``, a factory whose parameters they are.
 
     Raises:
         TypeError: if ``obj`` is not made of bytecode (a builtin, a class without ``__call__``).
@@ -57,8 +58,9 @@ def decompile(obj: Any, *, name: "str | None" = None, verify: bool = True) -> st
 def decompile_code(obj: Any, *, strategy: str = "auto", verify: bool = True) -> Decompiled:
     """Return the source of ``obj`` with what is known about it.
 
-    ``strategy="structured"`` recovers control flow or fails, ``"dispatch"`` writes a loop over basic blocks, "auto"
-    tries the first and takes the second where the proof fails. ``verify=False`` skips all proofs: faster, unsafe.
+    ``strategy="structured"`` recovers control flow or fails, ``"dispatch"`` writes a loop over basic blocks,
+    "auto" tries the first and takes the second where the proof fails. ``verify=False`` skips all proofs:
+    faster, unsafe.
 
     Raises:
         TypeError: see :func:`decompile`.
@@ -86,7 +88,8 @@ def decompile_code(obj: Any, *, strategy: str = "auto", verify: bool = True) -> 
 
 
 def unwrap(obj: Any) -> "tuple[CodeType, Any]":
-    """Return the code object behind a callable, and the function that holds it (None for a bare code object)."""
+    """Return the code object behind a callable, and the function that holds it (None for a bare code
+    object)."""
     seen = 0
     while seen < 100:
         seen += 1

@@ -1,4 +1,5 @@
-"""Operations that only statements can say in a dispatch loop: exception and pattern matching, saved variables."""
+"""Operations that only statements can say in a dispatch loop: exception and pattern matching, saved
+variables."""
 
 import ast
 from typing import Any
@@ -10,7 +11,8 @@ from torchard.compiler.decompile.stack import Stack, name
 
 
 def run(d: Any, stack: Stack, ops: "list[Op]") -> None:
-    """Run operations for the dispatch loop ``d``; those that expressions cannot say are written as statements."""
+    """Run operations for the dispatch loop ``d``; those that expressions cannot say are written as
+    statements."""
     plain: "list[Op]" = []
     for op in ops:
         special = _SPECIAL.get(op.name)

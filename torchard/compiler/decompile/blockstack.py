@@ -1,7 +1,8 @@
 """Exception handlers of Python 3.9 and 3.10, which keep them on a block stack instead of in a table.
 
-Operations come out in the form of 3.11: a handler begins with PushExc, an exception is one stack slot instead of
-three (traceback, value, type), so is the one it replaces, and every operation knows the handler that covers it.
+Operations come out in the form of 3.11: a handler begins with PushExc, an exception is one stack slot instead
+of three (traceback, value, type), so is the one it replaces, and every operation knows the handler that
+covers it.
 """
 
 from typing import Any

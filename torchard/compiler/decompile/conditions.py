@@ -4,7 +4,7 @@ import ast
 from typing import Any
 
 from torchard.compiler.decompile import expressions, loops
-from torchard.compiler.decompile.cfg import Block
+from torchard.compiler.decompile.graph import Block
 from torchard.compiler.decompile.slots import Impure, Slot, Unstructured
 from torchard.compiler.decompile.stack import Stack
 
@@ -12,11 +12,13 @@ _FLIPPED: "dict[type, Any]" = {ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast
 
 
 class Cond:
-    """A test over one or more blocks: where it leads if true and if false, and which way keeps the tested value."""
+    """A test over one or more blocks: where it leads if true and if false, and which way keeps the tested
+    value."""
 
     __slots__ = ("expr", "keep_no", "keep_yes", "members", "no", "reads", "yes")
 
-    def __init__(self, expr: ast.expr, yes: Block, no: Block, keep_yes: bool, keep_no: bool, members: "list[Block]",
+    def __init__(self, expr: ast.expr, yes: Block, no: Block, keep_yes: bool, keep_no: bool,
+                 members: "list[Block]",
                  reads: "frozenset[str]") -> None:  # fmt: skip
         self.expr = expr
         self.yes, self.no = yes, no
@@ -46,7 +48,8 @@ def join(sign: Any, left: ast.expr, right: ast.expr) -> ast.expr:
 
 
 class Conditions:
-    """Folds the branches of one graph; results are remembered, as the same blocks are asked for again and again."""
+    """Folds the branches of one graph; results are remembered, as the same blocks are asked for again and
+    again."""
 
     def __init__(self, graph: Any, scope: Any) -> None:
         self.graph = graph
@@ -89,7 +92,8 @@ class Conditions:
         return Cond(expr, follow, jump, False, keep, [block], slot.reads)
 
     def _fold_chain(self, block: Block, stack: Stack) -> Cond:
-        """``a < b < c``: the middle value waits on the stack; if a link fails it is dropped on a way of its own."""
+        """``a < b < c``: the middle value waits on the stack; if a link fails it is dropped on a way of its
+        own."""
         stack.slots.pop()
         keep = block.ops[-1].name == "BranchKeep"
         if block.ops[-1].arg != "false":
@@ -144,8 +148,8 @@ class Conditions:
         return None
 
     def _tests(self, block: Block, members: "list[Block]", slots: "list[Slot]") -> "list[Cond]":
-        """The tests that begin in ``block``, entered only from ``members``: the first branch, and those behind it
-        as long as what lies between is one value."""
+        """The tests that begin in ``block``, entered only from ``members``: the first branch, and those
+        behind it as long as what lies between is one value."""
         if not self._foldable(block, members):
             return []
         key = (block, tuple([slot.uid for slot in slots]))
@@ -202,7 +206,8 @@ class Conditions:
     def value(
         self, stack: Stack, block: Block, cond: Cond, visited: "list[Block]", goal: "Block | None" = None
     ) -> "Block | None":
-        """If the branch only chooses a value, push that value and return the block where it is there; else None.
+        """If the branch only chooses a value, push that value and return the block where it is there; else
+        None.
 
         Raises:
             Impure: if a value is chosen, but statements are needed on the way.
@@ -296,7 +301,8 @@ class Conditions:
         return _suffix(one, other)
 
     def meeting(self, members: "list[Block]") -> "Block | None":
-        """The first block behind ``members`` where two ways meet again, not deeper protected than they are."""
+        """The first block behind ``members`` where two ways meet again, not deeper protected than they
+        are."""
         graph = self.graph
         first = members[0]
         best: "Block | None" = None

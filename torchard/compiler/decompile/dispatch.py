@@ -1,8 +1,8 @@
 """The fallback that always works: a loop over basic blocks, inside real ``try`` and ``with`` statements.
 
-``_pc`` holds the number of the block to run next, ``_s0``, ``_s1``, … what lies on the stack between blocks. The blocks
-of a protected range run in a loop of their own inside a ``try``, those of its handler inside the ``except``, so that
-a bare ``raise``, ``sys.exc_info()`` and ``__context__`` keep their meaning.
+``_pc`` holds the number of the block to run next, ``_s0``, ``_s1``, … what lies on the stack between blocks.
+The blocks of a protected range run in a loop of their own inside a ``try``, those of its handler inside the
+``except``, so that a bare ``raise``, ``sys.exc_info()`` and ``__context__`` keep their meaning.
 """
 
 import ast
@@ -25,8 +25,8 @@ Frame = tuple
 def statements(scope: Any) -> "list[ast.stmt]":
     """Return the body of the scope's code as a dispatch loop.
 
-    Raises:
-        Unstructured: for class bodies, and where an operation has no form (structural pattern matching, ``except*``).
+    Raises: Unstructured: for class bodies, and where an operation has no form (structural pattern matching,
+    ``except*``).
     """
     if scope.is_class:
         raise Unstructured("a class body has no dispatch form")
@@ -78,7 +78,8 @@ class _Dispatch:
         return sorted(start for start in kept if self.ops[start].name != "Jump" or start == 0)
 
     def _is_cleanup_code(self, start: int) -> bool:
-        """The operations of compiler clean-up and of context handlers: Python's own statements do that here."""
+        """The operations of compiler clean-up and of context handlers: Python's own statements do that
+        here."""
         return (
             self.protection.kinds.get(start) == "cleanup"
             or start in self.context_code
@@ -107,7 +108,8 @@ class _Dispatch:
         return None if op.handler is None else (op.handler.target, op.handler.depth)
 
     def _frames(self, start: int) -> "tuple[Frame, ...]":
-        """The statements that a block stands in, outermost first: ("try", handler), ("with", …), ("catch", handler)."""
+        """The statements that a block stands in, outermost first: ("try", handler), ("with", …), ("catch",
+        handler)."""
         stack = self.stacks[start]
         frames: "list[tuple[int, int, Frame]]" = []
         handler = self.ops[start].handler
@@ -239,7 +241,8 @@ class _Dispatch:
         return [ast.Try([inside], [clause], [], [])]
 
     def _restore(self, target: int) -> "list[ast.stmt]":
-        """``e = None; del e`` of a clause, or variables given back by a comprehension, left by an exception."""
+        """``e = None; del e`` of a clause, or variables given back by a comprehension, left by an
+        exception."""
         stack = Stack(self.scope, self._entry(target))
         end = next(index for index in range(target, len(self.ops)) if self.ops[index].name == "Reraise")
         run(self, stack, self.ops[target:end])
@@ -322,7 +325,8 @@ class _Dispatch:
         return stack.out
 
     def _at(self, index: int) -> int:
-        """The number of the block that control reaches at ``index``, jumps followed: they belong to no range."""
+        """The number of the block that control reaches at ``index``, jumps followed: they belong to no
+        range."""
         for _ in self.ops:
             if self.ops[index].name != "Jump":
                 break
@@ -337,7 +341,8 @@ class _Dispatch:
         stack.append(assign(self.counter, ast.Constant(self._at(end))))
 
     def settle(self, stack: Stack, keep: int) -> "list[ast.expr]":
-        """Put every value of the stack into its slot variable, at once; return the top ``keep`` values, not put."""
+        """Put every value of the stack into its slot variable, at once; return the top ``keep`` values, not
+        put."""
         stack.close_targets()
         slots = stack.slots
         for place, slot in enumerate(slots):

@@ -23,7 +23,8 @@ class Import:
 
 
 class Function:
-    """A function, lambda or comprehension made but not yet bound: its code and the parts evaluated with it."""
+    """A function, lambda or comprehension made but not yet bound: its code and the parts evaluated with
+    it."""
 
     def __init__(
         self, code: Any, parts: "dict[str, ast.expr]", decorators: "tuple[ast.expr, ...]" = ()
@@ -336,8 +337,10 @@ def super_attribute(stack: Stack, op: Op) -> None:
 
 
 BUILDERS: "dict[str, Any]" = {
-    "Build": build, "ConstKeyMap": const_key_map, "Append": grow, "AddSet": grow, "AddMap": grow, "Extend": grow,
+    "Build": build, "ConstKeyMap": const_key_map, "Append": grow, "AddSet": grow, "AddMap": grow,
+    "Extend": grow,
     "UpdateSet": grow, "UpdateDict": grow, "MergeDict": grow, "ListToTuple": list_to_tuple, "Call": call,
-    "CallEx": call_ex, "MakeFunction": make_function, "FunctionPart": function_part, "ImportName": import_name,
+    "CallEx": call_ex, "MakeFunction": make_function, "FunctionPart": function_part,
+    "ImportName": import_name,
     "ImportFrom": import_from, "ImportStar": import_star, "SuperAttr": super_attribute,
 }  # fmt: skip

@@ -41,9 +41,9 @@ def clean(ops: "list[Op]") -> Flow:
         _rewrite(ops, index, stack, dead)
         if op.handler is not None:
             op.handler = _without_nulls(op.handler, stack, handlers)
-    kept = [_visible(stacks[index] or ()) for index in range(len(ops)) if index not in dead]
-    kept = [stack[:-3] if op.name == "ExitWith" else stack
-            for op, stack in zip((op for index, op in enumerate(ops) if index not in dead), kept)]  # fmt: skip
+    living = [index for index in range(len(ops)) if index not in dead]
+    kept = [_visible(stacks[index] or ()) for index in living]
+    kept = [stack[:-3] if ops[index].name == "ExitWith" else stack for index, stack in zip(living, kept)]
     return Flow(drop(ops, dead), kept)
 
 

@@ -178,7 +178,8 @@ def class_statement(scope: Scope, made: Class, own: str) -> ast.stmt:
     """Return the ``class`` of a class body."""
     child = Scope(made.function.code, scope)
     statements = class_body(structured(child), child)
-    fields: "dict[str, Any]" = {"name": own, "bases": made.bases, "keywords": made.keywords, "body": statements,
+    fields: "dict[str, Any]" = {"name": own, "bases": made.bases, "keywords": made.keywords,
+              "body": statements,
               "decorator_list": list(made.decorators)}  # fmt: skip
     if "type_params" in ast.ClassDef._fields:
         fields["type_params"] = []

@@ -27,8 +27,9 @@ def fold(flow: Flow) -> Flow:
 
 
 def _generator_shortcut(ops: "list[Op]", index: int, dead: "set[int]") -> int:
-    """``all(...)``, ``any(...)``, ``tuple(...)`` over a generator expression are written twice in 3.14: a loop for the
-    builtin itself, and the plain call. Only the call is followed; compiling it makes both again."""
+    """``all(...)``, ``any(...)``, ``tuple(...)`` over a generator expression are written twice in 3.14: a
+    loop for the builtin itself, and the plain call. Only the call is followed; compiling it makes both
+    again."""
     names = [op.name for op in ops[index : index + 4]]
     if names != ["Copy", "Common", "Compare", "Branch"] or ops[index + 2].arg != "is":
         return 0

@@ -4,7 +4,7 @@ import ast
 from typing import Any
 
 from torchard.compiler.decompile import expressions
-from torchard.compiler.decompile.cfg import Block
+from torchard.compiler.decompile.graph import Block
 from torchard.compiler.decompile.slots import Impure, Slot, Target, Unstructured
 from torchard.compiler.decompile.stack import Stack
 
@@ -226,7 +226,8 @@ def _follow_of_endless(s: Any, header: Block, ctx: Any) -> "Block | None":
 
 
 def _region(s: Any, header: Block, body: "set[Block]") -> "tuple[set[Block], list[Block]]":
-    """The loop with the handlers and protected code that leave it, and the blocks just outside of all that."""
+    """The loop with the handlers and protected code that leave it, and the blocks just outside of all
+    that."""
     region, edge = set(body), []
     todo = list(body)
     while todo:

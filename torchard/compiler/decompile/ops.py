@@ -15,7 +15,8 @@ class UnsupportedOpcode(ValueError):
 
 
 class Op:
-    """One micro-operation. ``target`` is an index into the list of operations, ``handler`` an exception-table row."""
+    """One micro-operation. ``target`` is an index into the list of operations, ``handler`` an exception-table
+    row."""
 
     __slots__ = ("arg", "handler", "line", "name", "offset", "target")
 

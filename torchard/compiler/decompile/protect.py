@@ -1,4 +1,5 @@
-"""Protected ranges as the source had them: clean-up code resolved, ``finally`` copies and context exits skipped."""
+"""Protected ranges as the source had them: clean-up code resolved, ``finally`` copies and context exits
+skipped."""
 
 import sys
 from typing import Any

@@ -3,8 +3,8 @@
 import ast
 from typing import Any
 
-from torchard.compiler.decompile import expressions
-from torchard.compiler.decompile.cfg import Block
+from torchard.compiler.decompile import expressions, moves
+from torchard.compiler.decompile.graph import Block
 from torchard.compiler.decompile.slots import Slot, Unstructured
 from torchard.compiler.decompile.stack import Stack
 
@@ -159,7 +159,8 @@ def _clause(s: Any, part: Stack, block: Block, ctx: Any, kind: "ast.expr | None"
 def _meet(
     s: Any, stack: Stack, ctx: Any, meeting: "Block | None", body: Any, clauses: "list[_Clause]"
 ) -> Any:
-    """Decide what follows the statement and what its ``else`` is: (block or STOP or None, else statements)."""
+    """Decide what follows the statement and what its ``else`` is: (block or STOP or None, else
+    statements)."""
     from torchard.compiler.decompile.structure import STOP
 
     part, end = body
@@ -237,7 +238,7 @@ def with_block(s: Any, stack: Stack, block: Block, ctx: Any) -> Any:
     item = ast.withitem(manager.expr, None)
     part = Stack(s.scope, list(stack.slots))
     part.push("mark", data="exit")
-    target = expressions.optional_target(part)
+    target = moves.optional_target(part)
     target.done = lambda place: setattr(item, "optional_vars", place)
     meeting = after
     region = ("body", block.handler)

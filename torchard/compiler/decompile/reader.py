@@ -35,7 +35,8 @@ _LOWERINGS: "list[Any]" = []
 
 
 def read(code: CodeType) -> "list[Op]":
-    """Return the operations of ``code``, awaits folded; ``target`` is an index, ``handler`` set where one covers."""
+    """Return the operations of ``code``, awaits folded; ``target`` is an index, ``handler`` set where one
+    covers."""
     if not _LOWERINGS:
         lowerings = table()
         _LOWERINGS.extend(lowerings.get(opcode.opname[number]) for number in range(256))
@@ -159,7 +160,8 @@ def _attach_table(code: CodeType, ops: "list[Op]", start: "dict[int, int]") -> N
 
 
 def _cover_branches(ops: "list[Op]") -> None:
-    """A branch on a bool cannot fail, so the table leaves it out: it belongs where the test before it does."""
+    """A branch on a bool cannot fail, so the table leaves it out: it belongs where the test before it
+    does."""
     for before, op in zip(ops, ops[1:]):
         if op.name == "Branch" and op.handler is None and before.name not in ENDS:
             op.handler = before.handler

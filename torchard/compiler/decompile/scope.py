@@ -1,4 +1,5 @@
-"""What one code object needs to know while it is decompiled: names, temporaries, nested functions, imports."""
+"""What one code object needs to know while it is decompiled: names, temporaries, nested functions,
+imports."""
 
 import ast
 from types import CodeType
@@ -81,7 +82,8 @@ class Scope:
         )
 
     def define(self, stack: Stack, slot: Slot, identifier: str) -> None:
-        """Write the ``def`` or ``class`` statement; under another name than its own, remember to give that back."""
+        """Write the ``def`` or ``class`` statement; under another name than its own, remember to give that
+        back."""
         made = slot.data
         own = made.title if isinstance(made, Class) else made.code.co_name
         if not self.is_statement(slot, identifier):

@@ -11,16 +11,16 @@ NONE: "frozenset[str]" = frozenset()
 class Slot:
     """One value that is not computed yet.
 
-    ``kind`` says how free its evaluation is: "const", "pure" (reads only the fast locals in ``reads``), "ordered"
-    (may run user code or read what user code changes), "owned" (a display just built, still growing), or one of the
-    kinds that are no value: "target", "dup", "mark", "iter", "mid", "cell", "cells", "module", "imported". Slots are
-    never changed: a new one takes the place.
+    ``kind`` says how free its evaluation is: "const", "pure" (reads only the fast locals in ``reads``),
+    "ordered" (may run user code or read what user code changes), "owned" (a display just built, still
+    growing), or one of the kinds that are no value: "target", "dup", "mark", "iter", "mid", "cell", "cells",
+    "module", "imported". Slots are never changed: a new one takes the place.
     """
 
     __slots__ = ("data", "expr", "kind", "reads", "seq", "uid")
 
-    def __init__(self, kind: str, expr: Any = None, reads: "frozenset[str]" = NONE, data: Any = None, uid: Any = None,
-                 seq: Any = None) -> None:  # fmt: skip
+    def __init__(self, kind: str, expr: Any = None, reads: "frozenset[str]" = NONE, data: Any = None,
+                 uid: Any = None, seq: Any = None) -> None:  # fmt: skip
         number = next(_NUMBERS)
         self.kind = kind
         self.expr = expr

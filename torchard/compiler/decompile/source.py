@@ -17,7 +17,8 @@ _FUTURE = 0x1FE0000  # every `from __future__` flag
 
 
 def render(code: CodeType, settings: Settings, parts: "dict[str, ast.expr]", *, dispatch: bool) -> str:
-    """Return the source of a module that defines the function of ``code`` (inside a factory if it has free variables).
+    """Return the source of a module that defines the function of ``code`` (inside a factory if it has free
+    variables).
 
     Raises:
         Unstructured: if the body cannot be written in the way asked for.
@@ -31,7 +32,8 @@ def render(code: CodeType, settings: Settings, parts: "dict[str, ast.expr]", *, 
         statements = functions.structured(scope)
     statements = functions.finish(scope, statements)
     kind: Any = ast.AsyncFunctionDef if code.co_flags & 0x280 else ast.FunctionDef
-    fields: "dict[str, Any]" = {"name": title(code), "args": functions.arguments(code, parts), "body": statements,
+    fields: "dict[str, Any]" = {"name": title(code), "args": functions.arguments(code, parts),
+                                "body": statements,
                                 "decorator_list": [], "returns": functions.returned(parts)}  # fmt: skip
     if "type_params" in kind._fields:
         fields["type_params"] = []
@@ -46,7 +48,8 @@ def render(code: CodeType, settings: Settings, parts: "dict[str, ast.expr]", *, 
 
 
 def _line_map(node: ast.stmt, text: str, shift: int) -> "dict[int, int]":
-    """Lines of the text to lines of the original file: the statements of both trees come in the same order."""
+    """Lines of the text to lines of the original file: the statements of both trees come in the same
+    order."""
     try:
         written = _statements(ast.parse(text).body[0])
     except (SyntaxError, RecursionError, MemoryError):
@@ -79,7 +82,8 @@ def title(code: CodeType) -> str:
 
 def _factory(code: CodeType, inner: ast.stmt) -> ast.stmt:
     """Free variables are the parameters of a function around it."""
-    cells = ast.arguments(posonlyargs=[], args=[ast.arg(cell, None) for cell in code.co_freevars], kwonlyargs=[],
+    cells = ast.arguments(posonlyargs=[], args=[ast.arg(cell, None) for cell in code.co_freevars],
+                          kwonlyargs=[],
                           kw_defaults=[], defaults=[])  # fmt: skip
     fields: "dict[str, Any]" = {"name": FACTORY, "args": cells,
                                 "body": [inner, ast.Return(ast.Name(inner.name, ast.Load()))],  # type: ignore[attr-defined]
@@ -140,7 +144,8 @@ def _comments(settings: Settings) -> str:
 
 
 def shown_names(code: CodeType) -> "dict[str, str]":
-    """Return the stand-ins of names that source cannot spell (``.0`` and what hand-made bytecode may hold)."""
+    """Return the stand-ins of names that source cannot spell (``.0`` and what hand-made bytecode may
+    hold)."""
     shown: "dict[str, str]" = {}
     used: "set[str]" = set()
     todo = [code]
@@ -192,8 +197,8 @@ def _rename(root: ast.AST, shown: "dict[str, str]") -> None:
 
 
 def recompile(source: str, like: CodeType, *, filename: str = "<decompiled>") -> CodeType:
-    """Compile ``source`` (as :func:`decompile` writes it) and return the function's code object, made like ``like``:
-    same names and qualified names, order of cells, constants without literal form.
+    """Compile ``source`` (as :func:`decompile` writes it) and return the function's code object, made like
+    ``like``: same names and qualified names, order of cells, constants without literal form.
 
     Raises:
         ValueError: if ``source`` does not define a function of that name.

@@ -1,4 +1,5 @@
-"""The symbolic stack: values stay expressions as long as the order of evaluation allows, then go to temporaries."""
+"""The symbolic stack: values stay expressions as long as the order of evaluation allows, then go to
+temporaries."""
 
 import ast
 from typing import Any

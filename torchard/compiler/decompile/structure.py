@@ -1,11 +1,12 @@
-"""From a graph of blocks to statements: sequences and branches (loops, contexts and handlers in their own modules)."""
+"""From a graph of blocks to statements: sequences and branches (loops, contexts and handlers in their own
+modules)."""
 
 import ast
 from typing import Any
 
 from torchard.compiler.decompile import expressions, loops, protected
-from torchard.compiler.decompile.cfg import Block, Graph
 from torchard.compiler.decompile.conditions import Cond, Conditions, negate
+from torchard.compiler.decompile.graph import Block, Graph
 from torchard.compiler.decompile.protect import Protection
 from torchard.compiler.decompile.slots import Impure, Slot, Unstructured
 from torchard.compiler.decompile.stack import Stack, name, same
@@ -14,7 +15,8 @@ SMALL = 12
 
 
 class Context:
-    """Where statements are being written: what ends the sequence, which loop, which protected region is open."""
+    """Where statements are being written: what ends the sequence, which loop, which protected region is
+    open."""
 
     __slots__ = ("follow", "header", "region", "stop")
 
@@ -59,8 +61,8 @@ class Structure:
 
     def sequence(self, stack: Stack, block: Block, ctx: Context, *, top: bool = False, skip: int = 0,
                  fresh: "Block | None" = None) -> Any:  # fmt: skip
-        """Write from ``block`` on. Return None if control never comes out at the end, STOP at ``ctx.stop``, or the
-        block behind the region whose own sequence (``top``) this is."""
+        """Write from ``block`` on. Return None if control never comes out at the end, STOP at ``ctx.stop``,
+        or the block behind the region whose own sequence (``top``) this is."""
         while True:
             if block is not fresh and not skip:
                 if block is ctx.stop:

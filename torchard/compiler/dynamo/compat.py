@@ -1,4 +1,5 @@
-"""The few private names of torch that the inspector needs. Each may be missing: then that artefact is missing too."""
+"""The few private names of torch that the inspector needs. Each may be missing: then that artefact is missing
+too."""
 
 import contextlib
 import logging
@@ -31,7 +32,8 @@ def compile_id() -> str | None:
 
 
 def cache_entries(code: CodeType) -> list[Any]:
-    """Return what Dynamo keeps for ``code``: objects with ``code``, ``guard_manager``, ``compile_id``, ``backend``."""
+    """Return what Dynamo keeps for ``code``: objects with ``code``, ``guard_manager``, ``compile_id``,
+    ``backend``."""
     try:
         from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 

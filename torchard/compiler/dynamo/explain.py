@@ -14,8 +14,8 @@ from torchard.compiler.dynamo.session import prepare_debug
 class Explanation:
     """What happened; ``str()`` is Markdown.
 
-    ``graphs`` holds the source of each graph Dynamo made, ``breaks`` (frame, line, reason), ``guards`` the guard
-    text of each compilation, ``recompiles`` (frame, reason).
+    ``graphs`` holds the source of each graph Dynamo made, ``breaks`` (frame, line, reason), ``guards`` the
+    guard text of each compilation, ``recompiles`` (frame, reason).
     """
 
     graphs: tuple[str, ...]

@@ -243,7 +243,8 @@ def index_markdown(session: Any) -> str:
     lines = [
         "# What torch.compile made",
         "",
-        f"{len(session.frames)} frames, {entries} compilations, {len(breaks)} graph breaks, {len(again)} recompilations.",
+        f"{len(session.frames)} frames, {entries} compilations, {len(breaks)} graph breaks, "
+        f"{len(again)} recompilations.",
         "",
     ]
     if breaks:

@@ -1,4 +1,5 @@
-"""Guards of this process, for the ``guard_*.py`` files of a dump: text while reading, callable while debugging."""
+"""Guards of this process, for the ``guard_*.py`` files of a dump: text while reading, callable while
+debugging."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""What one session saw: frames (user functions and resume functions), and an entry for each compilation of one."""
+"""What one session saw: frames (user functions and resume functions), and an entry for each compilation of
+one."""
 
 import re
 from dataclasses import dataclass, field
@@ -75,7 +76,8 @@ def safe_name(text: str) -> str:
 
 
 def clean_names(source: str) -> tuple[str, dict[str, str]]:
-    """Return ``source`` without the random parts of Dynamo's names, and the unique name of each shortened one."""
+    """Return ``source`` without the random parts of Dynamo's names, and the unique name of each shortened
+    one."""
     names: dict[str, str] = {}
 
     def shorten(match: re.Match[str]) -> str:

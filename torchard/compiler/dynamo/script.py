@@ -13,8 +13,8 @@ from torchard.compiler.dynamo.session import Session, prepare_debug
 def run_script(script: Path, arguments: Sequence[str], out: Path, *, backend: str | None = None) -> Session:
     """Run ``script`` with ``arguments`` and return the session with what was compiled.
 
-    ``backend`` takes the place of the backend in every ``torch.compile`` the script calls. A script that ends by
-    ``sys.exit`` ends normally here.
+    ``backend`` takes the place of the backend in every ``torch.compile`` the script calls. A script that ends
+    by ``sys.exit`` ends normally here.
     """
     with (
         _arguments(script, arguments),

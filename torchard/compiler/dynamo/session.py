@@ -1,4 +1,5 @@
-"""One inspection of ``torch.compile``: capture while it works, write what it made, run code from the files."""
+"""One inspection of ``torch.compile``: capture while it works, write what it made, run code from the
+files."""
 
 import contextlib
 import os
@@ -32,7 +33,8 @@ _last: "list[Session]" = []
 class Session:
     """What was captured, and where it lies on disk.
 
-    ``frames`` are the functions Dynamo met; ``entries(fn)`` the compilations of one, ``path(fn, kind)`` a file.
+    ``frames`` are the functions Dynamo met; ``entries(fn)`` the compilations of one, ``path(fn, kind)`` a
+    file.
     """
 
     def __init__(self, directory: Path, *, kernels: bool, bytecode: bool) -> None:
@@ -85,7 +87,8 @@ class Session:
     # -- what the seams call
 
     def on_bytecode(self, old: CodeType, new: CodeType) -> CodeType | None:
-        """Write the transformed code's source; give back the code compiled from that file if it is proved equal."""
+        """Write the transformed code's source; give back the code compiled from that file if it is proved
+        equal."""
         if self._working:
             return None
         self._working = True
@@ -140,7 +143,8 @@ class Session:
             entry.other[safe_name(name)] = payload
 
     def on_graph_source(self, source: str) -> str | None:
-        """Return the file that an FX graph's ``forward`` is compiled from, written now; None outside compilations."""
+        """Return the file that an FX graph's ``forward`` is compiled from, written now; None outside
+        compilations."""
         current = compat.compile_id()
         if current is None or self._working:
             return None
@@ -187,11 +191,12 @@ class Session:
 def prepare_debug(
     directory: str | Path, *, kernels: bool = True, bytecode: bool = False, overwrite: bool = True
 ) -> Iterator[Session]:
-    """Write what ``torch.compile`` makes inside the ``with`` to ``directory``, and run transformed code from there.
+    """Write what ``torch.compile`` makes inside the ``with`` to ``directory``, and run transformed code from
+    there.
 
     Code that is not proved equal to what Dynamo made is written for reading only; Dynamo's own runs. In a
-    distributed run each rank writes to its own ``rank_<n>`` below ``directory``. On leaving, every hook, handler,
-    patched name and log level is as it was, also after an exception.
+    distributed run each rank writes to its own ``rank_<n>`` below ``directory``. On leaving, every hook,
+    handler, patched name and log level is as it was, also after an exception.
 
     Raises:
         RuntimeError: inside another ``prepare_debug``.
@@ -222,8 +227,8 @@ def _close(session: Session, started: float) -> None:
     session.finish()
     if not session.frames:
         warnings.warn(
-            "`prepare_debug` saw no compilation: the functions were compiled before it, or never called inside it. "
-            "Call torch.compiler.reset() first to compile again.",
+            "`prepare_debug` saw no compilation: the functions were compiled before it, or never called "
+            "inside it. Call torch.compiler.reset() first to compile again.",
             stacklevel=4,
         )
 
@@ -244,10 +249,12 @@ def _prepared(directory: Path, overwrite: bool) -> Path:
 
 @contextlib.contextmanager
 def debug(*, pause: bool = True) -> Iterator[Session]:
-    """Run only what is compiled already, without new compilations, and stop in the debugger first (``pause``).
+    """Run only what is compiled already, without new compilations, and stop in the debugger first
+    (``pause``).
 
-    Breakpoints set in the files of the last :func:`prepare_debug` bind, as the code that runs was compiled from
-    them. Breakpoints in graphs need the backend "eager" or "aot_eager": Inductor's kernels run their own file.
+    Breakpoints set in the files of the last :func:`prepare_debug` bind, as the code that runs was compiled
+    from them. Breakpoints in graphs need the backend "eager" or "aot_eager": Inductor's kernels run their own
+    file.
 
     Raises:
         RuntimeError: inside ``prepare_debug``, or if no session came before.
@@ -261,7 +268,8 @@ def debug(*, pause: bool = True) -> Iterator[Session]:
     session = _last[0]
     if any(entry.kernels for frame in session.frames for entry in frame.entries):
         print(
-            "Inductor compiled these graphs: breakpoints in graph files do not stop; those in transformed code do."
+            "Inductor compiled these graphs: breakpoints in graph files do not stop; "
+            "those in transformed code do."
         )
     with torch.compiler.set_stance("eager_on_recompile"):
         if pause:

@@ -15,7 +15,8 @@ def decompile_into(entry: Entry, code: CodeType) -> None:
 
 
 def compiled_from(entry: Entry, path: str) -> CodeType | None:
-    """Return the code object of the entry's source compiled from ``path``; None if it is not proved the same."""
+    """Return the code object of the entry's source compiled from ``path``; None if it is not proved the
+    same."""
     if entry.code is None or entry.equivalence == "unverified":
         return None
     twin = with_names(recompile(entry.source, entry.code, filename=path), entry.names)

@@ -8,11 +8,13 @@ from torchard.compiler.decompile.tables import py311
 from torchard.compiler.decompile.tables.common import COMPARE, Table, deref, fast, jump, nothing, op, variable
 
 _GONE = {
-    "PRECALL", "JUMP_IF_TRUE_OR_POP", "JUMP_IF_FALSE_OR_POP", "LOAD_CLASSDEREF", "LOAD_METHOD", "LIST_TO_TUPLE",
+    "PRECALL", "JUMP_IF_TRUE_OR_POP", "JUMP_IF_FALSE_OR_POP", "LOAD_CLASSDEREF", "LOAD_METHOD",
+    "LIST_TO_TUPLE",
     "UNARY_POSITIVE", "IMPORT_STAR", "PRINT_EXPR", "ASYNC_GEN_WRAP", "PREP_RERAISE_STAR",
 }  # fmt: skip
 _INTRINSICS_1 = {
-    1: ("PrintExpr", None), 2: ("ImportStar", None), 3: ("StopIterationError", None), 4: None, 5: ("Unary", "+"),
+    1: ("PrintExpr", None), 2: ("ImportStar", None), 3: ("StopIterationError", None), 4: None,
+    5: ("Unary", "+"),
     6: ("ListToTuple", None), 7: ("Intrinsic", ("TypeVar", 1)), 8: ("Intrinsic", ("ParamSpec", 1)),
     9: ("Intrinsic", ("TypeVarTuple", 1)), 10: ("Intrinsic", ("SubscriptGeneric", 1)),
     11: ("Intrinsic", ("TypeAlias", 1)),

@@ -20,7 +20,8 @@ from torchard.compiler.decompile.tables.common import (
 
 _ARITHMETIC = {
     "ADD": "+", "AND": "&", "FLOOR_DIVIDE": "//", "LSHIFT": "<<", "MATRIX_MULTIPLY": "@", "MODULO": "%",
-    "MULTIPLY": "*", "OR": "|", "POWER": "**", "RSHIFT": ">>", "SUBTRACT": "-", "TRUE_DIVIDE": "/", "XOR": "^",
+    "MULTIPLY": "*", "OR": "|", "POWER": "**", "RSHIFT": ">>", "SUBTRACT": "-", "TRUE_DIVIDE": "/",
+    "XOR": "^",
 }  # fmt: skip
 assert sorted(_ARITHMETIC.values()) == sorted(BINARY)
 

@@ -7,7 +7,8 @@ _EXACT = (int, str, bytes, bool, type(None), type(Ellipsis))
 
 
 def constant_key(value: Any, codes: "dict[int, Any]") -> Any:
-    """Return a hashable key, type-exact at every depth: 1, True and 1.0 differ, so do 0.0 and -0.0; NaN equals NaN.
+    """Return a hashable key, type-exact at every depth: 1, True and 1.0 differ, so do 0.0 and -0.0; NaN
+    equals NaN.
 
     ``codes`` gives the keys of nested code objects by ``id``.
     """

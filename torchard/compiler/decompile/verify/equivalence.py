@@ -19,7 +19,8 @@ _RANK = {"identical": 2, "equivalent": 1, "unverified": 0}
 
 @dataclass(frozen=True)
 class Equivalence:
-    """``kind`` is "identical", "equivalent" (up to temporaries) or "unverified"; ``difference`` tells why not better."""
+    """``kind`` is "identical", "equivalent" (up to temporaries) or "unverified"; ``difference`` tells why not
+    better."""
 
     kind: str
     difference: str = ""
@@ -29,10 +30,11 @@ class Equivalence:
 
 
 def equivalent(a: CodeType, b: CodeType, *, counter: "str | None" = None) -> Equivalence:
-    """Prove that ``b`` does what ``a`` does: same interface, then a walk in step, then a symbolic run in step.
+    """Prove that ``b`` does what ``a`` does: same interface, then a walk in step, then a symbolic run in
+    step.
 
-    ``counter`` names the local that a dispatch loop in ``b`` steers by. Nested code objects are compared likewise.
-    "unverified" is not "different": it says that no proof was found.
+    ``counter`` names the local that a dispatch loop in ``b`` steers by. Nested code objects are compared
+    likewise. "unverified" is not "different": it says that no proof was found.
     """
     trouble = interface_difference(a, b)
     if trouble:

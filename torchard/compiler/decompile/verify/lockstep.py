@@ -1,4 +1,5 @@
-"""Two programs run in step on symbolic values: success proves them equal up to temporaries and the order of moves."""
+"""Two programs run in step on symbolic values: success proves them equal up to temporaries and the order of
+moves."""
 
 from typing import Any
 
@@ -7,7 +8,8 @@ from torchard.compiler.decompile.verify.walk import NEGATED, branch, settle
 
 _UNBOUND = ("unbound",)
 _PEEKS = {  # operations that look below what they pop, at these places counted from the top after popping
-    "ForIter": (1,), "AsyncForIter": (1,), "ImportFrom": (1,), "GetLen": (1,), "MatchSeq": (1,), "MatchMap": (1,),
+    "ForIter": (1,), "AsyncForIter": (1,), "ImportFrom": (1,), "GetLen": (1,), "MatchSeq": (1,),
+    "MatchMap": (1,),
     "MatchKeys": (1, 2), "Match": (1,), "WithExcept": (1, 4), "CopyWithoutKeys": (1,),
 }  # fmt: skip
 _INTO = {
@@ -27,10 +29,10 @@ class _Differ(Exception):
 def difference(a: "list[Op]", b: "list[Op]", keys: Any, *, counter: "str | None" = None) -> "str | None":
     """Return None if both do the same effects in the same order on equal values, else the first difference.
 
-    Moves (loads and stores of fast locals, copies, swaps, constants) are run on symbols. A state says which slots
-    of both sides hold equal values; states of one pair of points are intersected until none changes.
-    ``counter`` names a local of ``b`` whose constant value tells points apart (a dispatch loop's block number).
-    Reads of unbound locals are compared only where they are certain.
+    Moves (loads and stores of fast locals, copies, swaps, constants) are run on symbols. A state says which
+    slots of both sides hold equal values; states of one pair of points are intersected until none changes.
+    ``counter`` names a local of ``b`` whose constant value tells points apart (a dispatch loop's block
+    number). Reads of unbound locals are compared only where they are certain.
     """
     try:
         _Lockstep(a, b, keys, counter).run()
@@ -170,7 +172,8 @@ class _Lockstep:
             self.step(*self.restore(key))
 
     def _stored_first(self) -> "list[str]":
-        """Locals that are not parameters: both sides know the parameters by the ``parameters`` attribute of keys."""
+        """Locals that are not parameters: both sides know the parameters by the ``parameters`` attribute of
+        keys."""
         parameters = getattr(self.keys, "parameters", ())
         return [name for name in self.names if name not in parameters]
 
@@ -361,7 +364,8 @@ def _leave(side: _Side, ways: "Any", way: int) -> "tuple[int, list, dict]":
 
 
 def _canonical(values: "list[Any]", *, paired: bool = False) -> "list[Any]":
-    """Number the symbols by first place; constants, cells and unbound slots keep their names where certain."""
+    """Number the symbols by first place; constants, cells and unbound slots keep their names where
+    certain."""
     numbers: dict = {}
     return [_numbered(value, numbers, paired) for value in values]
 

@@ -9,7 +9,8 @@ HARMLESS = frozenset({"Const", "Copy", "Swap", "Permute", "Pop", "PushExc", "Pop
 
 
 def difference(a: "list[Op]", b: "list[Op]", keys: Any) -> "str | None":
-    """Return None if every way through ``a`` is a way through ``b`` with equal operations, else the first difference.
+    """Return None if every way through ``a`` is a way through ``b`` with equal operations, else the first
+    difference.
 
     Jumps, block layout, duplicated blocks and the sense of a branch do not count. ``keys`` gives the key of a
     constant of either side.
@@ -38,7 +39,8 @@ def settle(ops: "list[Op]", index: int) -> int:
 
 
 def branch(ops: "list[Op]", index: int) -> "tuple[str, int, int, bool, bool]":
-    """Return (test, yes, no, value kept at yes, value kept at no); a kept value tested again at once is followed."""
+    """Return (test, yes, no, value kept at yes, value kept at no); a kept value tested again at once is
+    followed."""
     op = ops[index]
     follow, jump = settle(ops, index + 1), settle(ops, op.target)
     test, keep = op.arg, op.name == "BranchKeep"
@@ -93,7 +95,8 @@ def _compare(
 
 
 def _inverted(a: "list[Op]", b: "list[Op]", pair: "tuple[int, int]", todo: "list[Any]") -> "str | None":
-    """``x in y`` and ``x not in y`` with swapped targets: both give a bool, whatever the container answers."""
+    """``x in y`` and ``x not in y`` with swapped targets: both give a bool, whatever the container
+    answers."""
     i, j = settle(a, pair[0] + 1), settle(b, pair[1] + 1)
     one, two = a[pair[0]], b[pair[1]]
     tests = (
