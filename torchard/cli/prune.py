@@ -25,6 +25,9 @@ def command(
     latency: Annotated[str, typer.Option(help="Of one input on this machine, such as 8ms or 0.5x.")] = "",
     criterion: Annotated[str, typer.Option(help="l1, l2, fpgm, lamp, bn_scale or random.")] = "l2",
     scope: Annotated[str, typer.Option(help="local, global or isomorphic.")] = "local",
+    per: Annotated[
+        str, typer.Option(help="Rank by score per macs or params saved (not with local scope).")
+    ] = "",
     heads: Annotated[str, typer.Option(help="In attention: dims, heads, both or none.")] = "dims",
     round_to: Annotated[int, typer.Option(help="Kept widths are multiples of this.")] = 1,
     ignore: Annotated[list[str] | None, typer.Option(help="Names or patterns to leave alone.")] = None,
@@ -35,10 +38,13 @@ def command(
         Path | None, typer.Option(help="Folder for the result. Default: pruned/ and its name.")
     ] = None,
 ) -> int:
+    from torchard.core.errors import UsageError
     from torchard.prune.depgraph import UnreachableTargetError, plan, trace
     from torchard.prune.subject import open_subject, write
 
     target = _target(ratio, macs, params, latency)
+    if per and scope == "local":
+        raise UsageError("--per ranks units of several groups: give --scope global or isomorphic.")
     subject = _from_code(model) if _is_code(model) else open_subject(model, size=size, pretrained=not random)
     graph = trace(subject.model, subject.example)
     wanted = {"ratio": ratio} if ratio is not None else {"target": target(subject)}
@@ -49,6 +55,7 @@ def command(
             **wanted,
             criterion=_checked(criterion),
             scope=_word(scope, "--scope", ("local", "global", "isomorphic")),
+            per=_word(per, "--per", ("macs", "params")) if per else None,
             heads=_word(heads, "--heads", ("dims", "heads", "both", "none")),
             round_to=round_to,
             ignore=ignore or (),

@@ -5,9 +5,9 @@ import copy
 import pytest
 import timm
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from tests.prune.depgraph.networks import Residual, perturbed, plain
 from torchard.core.budget import count_macs, count_params, parse_macs
@@ -17,6 +17,7 @@ from torchard.prune.depgraph import (
     UnreachableTargetError,
     apply,
     plan,
+    score,
     trace,
 )
 
@@ -106,6 +107,94 @@ def test_isomorphic_groups_share_a_threshold_and_others_do_not():
     assert len(set(widths.values())) > 1
 
 
+def pooled() -> nn.Sequential:
+    """One convolution over 36 places, then a wide linear layer: few MACs per parameter late, many early."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 1, bias=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 16, bias=False),
+        nn.ReLU(),
+        nn.Linear(16, 1, bias=False),
+    )
+
+
+COSTS = {"macs": lambda a, b: 36 * 3 * a + a * b + b, "params": lambda a, b: 3 * a + a * b + b}
+
+
+def greedy(scores: dict[str, list[float]], cost, count: int) -> list[int]:
+    """Remove ``count`` units, each time the one of least score per saving; return the widths left."""
+    left = {name: sorted(values) for name, values in scores.items()}
+    for _ in range(count):
+        a, b = (len(values) for values in left.values())
+        savings = (cost(a, b) - cost(a - 1, b), cost(a, b) - cost(a, b - 1))
+        candidates = [
+            (values[0] / saving, name)
+            for (name, values), saving in zip(left.items(), savings)
+            if len(values) > 1 and saving
+        ]
+        left[min(candidates)[1]].pop(0)
+    return [len(values) for values in left.values()]
+
+
+@pytest.fixture(scope="module")
+def pooled_graph():
+    return trace(pooled(), X[:1])
+
+
+def per_size(convolution: Tensor, linear: Tensor):
+    """A criterion that hands out the given scores by the size of the group."""
+    return lambda member: convolution if max(unit for _, unit in member.pairs) == 3 else linear
+
+
+@pytest.mark.parametrize("per", ["macs", "params"])
+@settings(max_examples=25)
+@given(seed=st.integers(0, 1000), count=st.integers(1, 18))
+def test_units_go_in_the_order_of_score_per_saving(pooled_graph, per, seed, count):
+    scores = torch.rand(20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.01
+    criterion = per_size(scores[:4], scores[4:])
+    chosen = plan(
+        pooled_graph,
+        ratio=count / 20,
+        scope="global",
+        per=per,
+        criterion=criterion,
+        normalize=None,
+        max_ratio=0.99,
+    )
+    widths = [chosen.widths.get(g.id, (g.size, g.size))[1] for g in pooled_graph.groups()]
+    expected = greedy({"a": scores[:4].tolist(), "b": scores[4:].tolist()}, COSTS[per], count)
+    assert sum(widths) == sum(expected) == 20 - count
+    # Savings are looked up again after a tenth, two units: of two neighbours in the order one may be early.
+    assert abs(widths[0] - expected[0]) <= 1
+
+
+def test_a_dearer_unit_goes_first_though_it_scores_more(pooled_graph):
+    """A channel of the convolution scores five times as much, but saves 124 MACs where the others save 5."""
+    criterion = per_size(torch.full((4,), 5.0), torch.ones(16))
+    arguments = {"ratio": 0.15, "scope": "global", "criterion": criterion, "normalize": None}
+    convolution, linear = (group.id for group in pooled_graph.groups())
+    assert plan(pooled_graph, **arguments).widths == {linear: (16, 13)}
+    assert plan(pooled_graph, **arguments, per="macs").widths == {convolution: (4, 1)}
+    # 19 parameters against 5: less than five times as much.
+    assert plan(pooled_graph, **arguments, per="params").widths == {linear: (16, 13)}
+
+
+def test_a_share_of_cost_gives_up_less_importance_for_the_same_limit():
+    model = timm.create_model("test_resnet", num_classes=3)
+    graph = trace(model, torch.zeros(1, 3, 64, 64))
+    lost = {}
+    for per in (None, "macs"):
+        chosen = plan(graph, target=Target(macs=0.5), scope="global", per=per)
+        assert chosen.macs[1] <= 0.5 * chosen.macs[0]
+        lost[per] = sum(
+            score(group)[chosen.removed[group.id]].sum()
+            for group in graph.groups()
+            if group.id in chosen.removed
+        )
+    assert lost["macs"] < lost[None]
+
+
 def test_kept_widths_are_rounded_up(graph):
     chosen = plan(graph, ratio=0.6, round_to=4)
     assert all(after % 4 == 0 for _, after in chosen.widths.values())
@@ -179,6 +268,8 @@ def test_a_target_that_holds_already_changes_nothing(graph):
         ({"ratio": 0.5, "min_units": 0}, "`min_units=0`"),
         ({"ratio": 0.5, "round_to": 0}, "`round_to=0`"),
         ({"ratio": 0.5, "ratios": {"stem": 2.0}}, "ratios"),
+        ({"ratio": 0.5, "per": "macs"}, "give `scope='global'`"),
+        ({"ratio": 0.5, "per": "macs", "scope": "global", "normalize": "gaussian"}, "below zero"),
         ({"target": Target()}, "names no limit"),
         ({"target": Target(macs=-1.0)}, "must be positive"),
     ],

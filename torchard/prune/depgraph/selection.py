@@ -1,6 +1,7 @@
 """Decide how many units each group keeps, and which."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,7 @@ from torchard.prune.depgraph.solver import settle
 from torchard.prune.depgraph.target import Target, UnreachableTargetError, as_target
 
 Scope = Literal["local", "global", "isomorphic"]
+Cost = Literal["macs", "params"]
 Widths = dict[str, int]
 
 
@@ -31,6 +33,7 @@ def plan(
     target: Target | Limit | None = None,
     criterion: Criterion | str = "l2",
     scope: Scope = "local",
+    per: Cost | None = None,
     heads: Heads = "dims",
     round_to: int | None = None,
     ratios: Mapping[str, float] | None = None,
@@ -47,13 +50,16 @@ def plan(
     Give ``ratio`` (share of each group's units to remove; about 1 − (1 − ratio)² of the MACs between pruned
     layers) or ``target`` (found by bisection over the ratio, from the dimensions alone unless it is a
     latency). ``scope="local"`` takes the ratio from each group, ``"global"`` from all units ranked together,
-    ``"isomorphic"`` from all groups of the same structure ranked together. ``heads`` is explained at
+    ``"isomorphic"`` from all groups of the same structure ranked together. Such a ranking is by score; with
+    ``per="macs"`` or ``"params"`` it is by score per multiply-accumulate or parameter that goes with a unit,
+    so that a limit is met where it is cheapest. ``heads`` is explained at
     :meth:`DimGraph.groups`. Kept widths are rounded up to multiples of ``round_to``; ``ratios`` sets the
     ratio of groups by name or pattern; ``max_ratio`` and ``min_units`` bound every group. ``original`` gives
     widths the ratio refers to where they are not the present ones. ``seed`` is for ``criterion="random"``.
 
     Raises:
-        ValueError: if not exactly one of ``ratio`` and ``target`` is given, or one is out of range.
+        ValueError: if not exactly one of ``ratio`` and ``target`` is given, or one is out of range, or
+            ``per`` is given where nothing is ranked (``scope="local"``) or scores are negative.
         UnprunableError: if a layer named in ``ratios`` cannot be pruned.
         UnreachableTargetError: if no allowed widths meet the target; holds the nearest plan.
     """
@@ -62,13 +68,16 @@ def plan(
     wanted = as_target(target) if target is not None else Target()
     bounds = _Bounds(round_to, max_ratio, min_units, dict(ratios or {}), dict(original or {}))
     bounds.check(ratio)
+    _check_per(per, scope)
     groups = graph.groups(ignore, heads=heads)
     measure = random_scores(seed or 0) if criterion == "random" else criterion
     scores = {g.id: score(g, measure, reduce=reduce, normalize=normalize).tolist() for g in groups}
+    if per is not None:
+        _check_scores(scores)
     frozen: dict[Axis, str] = {}
     while True:
         free = [group for group in groups if group.axis not in frozen]
-        allocation = _Allocation(graph, free, scores, bounds, scope, frozen)
+        allocation = _Allocation(graph, free, scores, bounds, scope, per, frozen)
         widths = allocation.widths(ratio) if ratio is not None else _meet(allocation, wanted)
         new = allocation.misled(widths)
         if not new:
@@ -125,9 +134,10 @@ class _Allocation:
         scores: Mapping[str, list[float]],
         bounds: _Bounds,
         scope: Scope,
+        per: Cost | None,
         frozen: Mapping[Axis, str],
     ) -> None:
-        self.graph, self.bounds = graph, bounds
+        self.graph, self.bounds, self.per = graph, bounds, per
         self.links = graph.system.links(group.axis for group in groups)
         while self.links.freeze_indivisible():
             self.links = graph.system.links(self.links.prunable - self.links.frozen.keys(), self.links.frozen)
@@ -139,17 +149,18 @@ class _Allocation:
         self.scores = scores
         self.special = _special_ratios(graph, groups, bounds.ratios, self.links.frozen)
         self.scopes = _scopes(groups, scope, self.special)
+        self.rankings = [self._ranking(members) if len(members) > 1 else [] for members in self.scopes]
 
     def widths(self, ratio: float) -> Widths:
         """Units each group keeps at one ratio."""
         widths: Widths = {}
-        for members in self.scopes:
+        for members, ranking in zip(self.scopes, self.rankings):
             if len(members) == 1:
                 group = members[0]
                 share = self.special.get(group.id, ratio)
                 widths[group.id] = min(group.size, round(self.bounds.before(group) * (1 - share)))
             else:
-                widths |= self._ranked(members, ratio)
+                widths |= self._ranked(members, ranking, ratio)
         return self.settled({g.id: self.bounds.allowed(g, widths[g.id]) for g in self.groups})
 
     def settled(self, widths: Widths) -> Widths:
@@ -179,27 +190,59 @@ class _Allocation:
     def axes(self, widths: Widths) -> dict[Axis, int]:
         return {group.axis: widths[group.id] for group in self.groups}
 
-    def _ranked(self, members: Sequence[Group], ratio: float) -> Widths:
-        """One ranking over several groups."""
+    def _ranked(self, members: Sequence[Group], ranking: Sequence[str], ratio: float) -> Widths:
+        """Take units from several groups in the order of one ranking."""
         before = sum(self.bounds.before(group) for group in members)
-        now = sum(group.size for group in members)
-        left = now - round(before * (1 - ratio))
-        spare = {group.id: group.size - self.bounds.least(group) for group in members}
-        ranking = sorted(
-            (self.scores[group.id][unit], place, rank)
-            for place, group in enumerate(members)
-            for rank, unit in enumerate(self.order[group.id])
-        )
         widths = {group.id: group.size for group in members}
-        for _, place, _ in ranking:
-            name = members[place].id
-            if left <= 0:
-                break
-            if spare[name] > 0:
-                widths[name] -= 1
-                spare[name] -= 1
-                left -= 1
+        for name in ranking[: max(sum(widths.values()) - round(before * (1 - ratio)), 0)]:
+            widths[name] -= 1
         return widths
+
+    def _ranking(self, members: Sequence[Group]) -> list[str]:
+        """Names of groups in the order in which they lose a unit, down to the least widths allowed.
+
+        What a unit saves depends on how wide its neighbours still are, so savings are looked up again after
+        each tenth of the units.
+        """
+        spare = {group.id: group.size - self.bounds.least(group) for group in members}
+        units = [
+            (name, self.scores[name][unit]) for name in spare for unit in self.order[name][: spare[name]]
+        ]
+        portion = math.ceil(len(units) / 10) if self.per else len(units)
+        ranking: list[str] = []
+        while units:
+            prices = self._prices(members, Counter(ranking))
+            units.sort(key=lambda entry: entry[1] / prices[entry[0]] if prices[entry[0]] > 0 else math.inf)
+            ranking += [name for name, _ in units[:portion]]
+            del units[:portion]
+        return ranking
+
+    def _prices(self, members: Sequence[Group], gone: Mapping[str, int]) -> dict[str, int]:
+        """What one more unit of each group saves once ``gone`` have left; 1 where that is not asked for."""
+        if self.per is None:
+            return dict.fromkeys((group.id for group in members), 1)
+        cost = self.graph.macs if self.per == "macs" else self.graph.params
+        widths = {group.axis: group.size - gone.get(group.id, 0) for group in members}
+        now = cost(widths)
+        return {g.id: now - cost({**widths, g.axis: widths[g.axis] - 1}) for g in members}
+
+
+def _check_per(per: Cost | None, scope: Scope) -> None:
+    if per not in (None, "macs", "params"):
+        raise ValueError(f"`per={per!r}` must be 'macs', 'params' or None")
+    if per is not None and scope == "local":
+        raise ValueError(
+            f"`per={per!r}` ranks units of several groups; give `scope='global'` or 'isomorphic'"
+        )
+
+
+def _check_scores(scores: Mapping[str, list[float]]) -> None:
+    for name, values in scores.items():
+        if min(values) < 0:
+            raise ValueError(
+                f"group {name} has a score below zero, which `per` cannot weigh; leave it out "
+                "or choose another `criterion` or `normalize`"
+            )
 
 
 def _special_ratios(
@@ -210,9 +253,7 @@ def _special_ratios(
         names = {name for name in graph.tensors if matches(name, pattern)}
         if not names:
             raise ValueError(f"`ratios` names {pattern!r}, which no parameter of the model matches")
-        chosen = [
-            g for g in groups if any(m.name in names and m.role not in ("in", "buffer") for m in g.members)
-        ]
+        chosen = [group for group in groups if _puts_out(group, names)]
         if not chosen and ratio > 0:
             reasons = graph.frozen() | {graph.name_of(leaf): [why] for leaf, why in frozen.items()}
             why = [
