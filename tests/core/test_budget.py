@@ -51,6 +51,31 @@ def test_macs_see_the_products_of_attention(frozen):
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+def test_macs_of_a_model_that_hands_parameters_to_its_modules():
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.layer = nn.Parameter(torch.zeros(1, 1, 4)), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.layer(self.token.expand(len(x), 2, 4)) + self.layer(x)
+
+    net = Token()
+    assert budget.count_macs(net, torch.randn(5, 1, 4)) == 5 * (2 + 1) * 4 * 3
+    assert net.token.requires_grad
+    assert budget.count_macs(timm.create_model("test_vit3", num_classes=3), torch.zeros(1, 3, 160, 160)) > 0
+
+
+@pytest.mark.parametrize(("directions", "layers"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_macs_of_recurrent_layers_equal_the_formula(kind, gates, directions, layers):
+    steps, samples, inputs, hidden = 7, 2, 5, 6
+    net = kind(inputs, hidden, layers, bidirectional=directions == 2)
+    widths = [inputs, *[directions * hidden] * (layers - 1)]
+    expected = sum(steps * samples * directions * gates * hidden * (width + hidden) for width in widths)
+    assert budget.count_macs(net, torch.randn(steps, samples, inputs)) == expected
+
+
 def test_counting_leaves_the_model_alone():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}

@@ -93,18 +93,25 @@ def count_params(model: nn.Module) -> int:
 def count_macs(model: nn.Module, example: Tensor | tuple[Any, ...]) -> int:
     """Return the multiply-accumulates of one forward pass in eval mode on ``example``, batch included.
 
-    Counted by `torch.utils.flop_counter` (two operations each): convolutions, matrix products and
-    attention; additions, normalisation and activations are free, as in the tables of papers. The model is
-    left as it was.
+    Counted by `torch.utils.flop_counter` (two operations each): convolutions, matrix products, attention
+    and recurrent layers; additions, normalisation and activations are free, as in the tables of papers. The
+    model is left as it was.
     """
-    # On the CPU attention runs through an operator the counter does not know and would count as nothing;
-    # the fused path of `nn.MultiheadAttention` hides its products the same way.
+    # On the CPU attention and LSTMs run through operators the counter does not know and would count as
+    # nothing; the fused path of `nn.MultiheadAttention` hides its products the same way.
     counter = FlopCounterMode(
         display=False,
-        custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations},
+        custom_mapping={
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations,
+            torch.ops.aten.mkldnn_rnn_layer: _recurrent_operations,
+        },
     )
-    with _inference(model), _no_fused_attention(), counter:
-        model(*_as_tuple(example))
+    with _inference(model), _no_fused_attention():
+        # The counter hooks the gradients of what modules are given, and fails without a graph on parameters
+        # that are passed on (class tokens); `_inference` puts the flags back.
+        model.requires_grad_(False)
+        with counter:
+            model(*_as_tuple(example))
     return counter.get_total_flops() // 2
 
 
@@ -276,6 +283,13 @@ def _attention_operations(
     query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: Any, **__: Any
 ) -> int:
     return sdpa_flop(query, key, value)
+
+
+def _recurrent_operations(
+    sequence: tuple[int, ...], inputs: tuple[int, ...], hidden: tuple[int, ...], *_: Any, **__: Any
+) -> int:
+    """One layer in one direction: both weights meet every step of every sample."""
+    return 2 * math.prod(sequence[:2]) * (math.prod(inputs) + math.prod(hidden))
 
 
 @contextmanager
