@@ -197,7 +197,7 @@ class Conditions:
         if block.kind != "plain" or block in self.graph.loops or block in self.done or block in self._impure:
             return False
         first = members[0]
-        if block.chain != first.chain or block.level != first.level:
+        if block.chain != first.chain or block.level != _level(first):
             return False
         return all(before in members for before in block.preds)
 
@@ -311,7 +311,7 @@ class Conditions:
             for child in graph.children[member.order]:
                 if best is not None and child.order >= best.order:
                     continue
-                if child in inside or child.level > first.level or not _suffix(child.chain, first.chain):
+                if child in inside or child.level > _level(first) or not _suffix(child.chain, first.chain):
                     continue
                 before = graph.forward(child)
                 if len(before) > 1 and not all(other in inside for other in before):
@@ -323,6 +323,11 @@ class Conditions:
                 ):
                     best = child
         return best
+
+
+def _level(block: Block) -> int:
+    """How many exceptions are handled where ``block`` branches: a handler's first block takes one more."""
+    return block.level + (block.ops[:1] != [] and block.ops[0].name == "PushExc")
 
 
 def _only_target(members: "list[Block]", child: Block) -> bool:

@@ -31,6 +31,8 @@ def statements(scope: Any) -> "list[ast.stmt]":
     if scope.is_class:
         raise Unstructured("a class body has no dispatch form")
     flow = clean(read(scope.code))
+    if any(op.name == "MatchGroup" for op in flow.ops):
+        raise Unstructured("`except*` has no dispatch form")
     return _Dispatch(scope, flow.ops, flow.stacks).body()
 
 

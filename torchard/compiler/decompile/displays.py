@@ -109,6 +109,9 @@ def const_key_map(stack: Stack, op: Op) -> None:
 
 def grow(stack: Stack, op: Op) -> None:
     """Add to a list, set or dict that is still being built, or that lies in a temporary."""
+    if op.name == "Append" and stack.slots and stack.slots[-1].data == "rest":
+        stack.slots.pop()  # what no ``except*`` clause took: Python keeps count of that itself
+        return
     values = stack.take(2 if op.name == "AddMap" else 1)
     if op.arg > len(stack.slots):
         raise Unstructured("stack underflow")

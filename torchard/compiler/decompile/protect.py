@@ -45,6 +45,7 @@ class Protection:
             self._classify(target)
         if copies:
             self._skip_names()
+            self._skip_group_names()
             self._skip_exits()
 
     def chain(self, op: Op) -> "tuple[int, ...]":
@@ -95,12 +96,16 @@ class Protection:
     def _is_cleanup(self, index: int) -> bool:
         for _ in range(40):
             name = self.ops[index].name
-            if name == "Reraise":
+            if name == "Reraise" or name == "Append" and self._collects(index):
                 return True
             if name not in _CLEANUP:
                 return False
             index = self.ops[index].target if name == "Jump" else index + 1
         return False
+
+    def _collects(self, index: int) -> bool:
+        """An exception of an ``except*`` clause is put with those to be raised at the end."""
+        return self.ops[index].arg == 3 and self.ops[index + 1].name == "Pop"
 
     def _read_with(self, target: int) -> None:
         """Find the code after a ``with`` whose exception was swallowed."""
@@ -179,6 +184,22 @@ class Protection:
                 if store.arg == delete.arg:
                     self._redirects[index + 1] = index + 4
                     self.leaders.update((index + 1, index + 4))
+
+    def _skip_group_names(self) -> None:
+        """``e = None; del e`` behind a clause ``except* ... as e``: what its handler, too, begins with."""
+        ops = self.ops
+        for index, op in enumerate(ops):
+            target = op.handler.target if op.handler is not None else -1
+            if target < 0 or op.name in ENDS or self.kinds[target] != "cleanup":
+                continue
+            if [one.name for one in ops[target : target + 4]] != ["Const", "Store", "Delete", "Append"]:
+                continue
+            wanted = [(one.name, one.arg) for one in ops[target : target + 3]]
+            for way in (index + 1, index + 1 if op.target is None else op.target):
+                way = _settle(ops, way)
+                if way != target and [(one.name, one.arg) for one in ops[way : way + 3]] == wanted:
+                    self._redirects[way] = way + 3
+                    self.leaders.update((way, way + 3))
 
     def _skip(self, handler: int, way: int) -> int:
         key = (handler, way)

@@ -3,7 +3,7 @@
 import ast
 from typing import Any
 
-from torchard.compiler.decompile import expressions, moves
+from torchard.compiler.decompile import expressions, groups, moves
 from torchard.compiler.decompile.graph import Block
 from torchard.compiler.decompile.slots import Slot, Unstructured
 from torchard.compiler.decompile.stack import Stack
@@ -30,19 +30,20 @@ def try_node(s: Any, stack: Stack, node: Block, ctx: Any) -> Any:
     line = next((getattr(statement, "origin_line", None) for statement in body.out), None)
     if kind == "finally":
         final = _final_body(s, stack, node, ctx)
-        _append(stack, _try(body.out, [], [], final), line)
+        append(stack, _try(body.out, [], [], final), line)
         if end is not None:
             _carry(stack, [body])
         return stop if end is STOP else end
     if kind == "group":
-        raise Unstructured("except* has no structured form yet")
+        return groups.statement(s, stack, node, ctx, (body, end), meeting, line)
     clauses = _clauses(s, stack, node, Context(stop, ctx.header, ctx.follow, ("clause", node.level + 1)))
-    after, orelse = _meet(s, stack, ctx, meeting, (body, end), clauses)
-    _append(stack, _try(body.out, [clause.node for clause in clauses], orelse, []), line)
+    after, orelse = meet(s, stack, ctx, meeting, (body, end), clauses)
+    append(stack, _try(body.out, [clause.node for clause in clauses], orelse, []), line)
     return after
 
 
-def _append(stack: Stack, statement: ast.stmt, line: Any) -> None:
+def append(stack: Stack, statement: ast.stmt, line: Any) -> None:
+    """Write ``statement`` as coming from ``line``."""
     stack.line = line
     stack.append(statement)
 
@@ -63,11 +64,14 @@ def _meeting(s: Any, node: Block, ctx: Any) -> "Block | None":
 def _try(
     body: "list[ast.stmt]", handlers: "list[Any]", orelse: "list[ast.stmt]", final: "list[ast.stmt]"
 ) -> ast.stmt:
-    first = body[0] if len(body) == 1 else None
-    if final and isinstance(first, ast.Try) and first.handlers and not first.finalbody:
-        return ast.Try(first.body, first.handlers, first.orelse, final)
+    first: Any = body[0] if len(body) == 1 else None
+    if final and type(first) in _STATEMENTS and first.handlers and not first.finalbody:
+        first.finalbody = final
+        return first  # type: ignore[no-any-return]
     return ast.Try(body or [ast.Pass()], handlers, orelse, final)
 
+
+_STATEMENTS = (ast.Try, getattr(ast, "TryStar", ast.Try))
 
 # -- finally
 
@@ -93,17 +97,19 @@ def _handler_slots(stack: Stack, handler: Block, pushed: int) -> "list[Slot]":
 # -- except
 
 
-class _Clause:
+class Clause:
+    """One way out of a handler: its statement, the stack there, and where control goes on."""
+
     def __init__(self, node: ast.ExceptHandler, stack: Stack, end: Any) -> None:
         self.node = node
         self.stack = stack
         self.end = end
 
 
-def _clauses(s: Any, stack: Stack, node: Block, ctx: Any) -> "list[_Clause]":
+def _clauses(s: Any, stack: Stack, node: Block, ctx: Any) -> "list[Clause]":
     block = node.succs[1]
     part = Stack(s.scope, _handler_slots(stack, block, 1))
-    clauses: "list[_Clause]" = []
+    clauses: "list[Clause]" = []
     skip = 1
     while True:
         s.done.add(block)
@@ -120,10 +126,18 @@ def _clauses(s: Any, stack: Stack, node: Block, ctx: Any) -> "list[_Clause]":
 
 def _match(s: Any, part: Stack, block: Block, skip: int) -> "tuple[ast.expr, Block, Block]":
     """Read ``except <kind>``: the expression, and where it matches and where not."""
+    kind, block = computed(s, part, block, skip, ["Match", "Branch"])
+    if block.ops[-1].arg == "false":
+        return kind, block.succs[0], block.succs[1]
+    return kind, block.succs[1], block.succs[0]
+
+
+def computed(s: Any, part: Stack, block: Block, skip: int, ending: "list[str]") -> "tuple[ast.expr, Block]":
+    """Return the expression of what a clause takes, and the block that ends in the question."""
     pure = Stack(s.scope, list(part.slots), pure=True)
     while True:
         names = [op.name for op in block.ops[skip:]]
-        if names[-2:] == ["Match", "Branch"]:
+        if names[-len(ending) :] == ending:
             break
         if names[-1:] not in (["Branch"], ["BranchKeep"]):
             raise Unstructured("a handler of unknown form")
@@ -135,15 +149,12 @@ def _match(s: Any, part: Stack, block: Block, skip: int) -> "tuple[ast.expr, Blo
         s.done.update(visited)
         block, skip = after, 0
     s.done.add(block)
-    ops = block.ops[skip:-1]
-    expressions.run(pure, ops[:-1])
+    expressions.run(pure, block.ops[skip : -len(ending)])
     (kind,) = pure.take(1)
-    if block.ops[-1].arg == "false":
-        return kind.expr, block.succs[0], block.succs[1]
-    return kind.expr, block.succs[1], block.succs[0]
+    return kind.expr, block
 
 
-def _clause(s: Any, part: Stack, block: Block, ctx: Any, kind: "ast.expr | None", skip: int) -> _Clause:
+def _clause(s: Any, part: Stack, block: Block, ctx: Any, kind: "ast.expr | None", skip: int) -> Clause:
     first = block.ops[skip] if len(block.ops) > skip else None
     title = None
     if first is not None and first.name == "Store":
@@ -153,12 +164,10 @@ def _clause(s: Any, part: Stack, block: Block, ctx: Any, kind: "ast.expr | None"
         raise Unstructured("a handler that does not take its exception")
     stack = Stack(s.scope, part.slots[:-1])
     end = s.sequence(stack, block, ctx, top=True, skip=skip + 1)
-    return _Clause(ast.ExceptHandler(kind, title, stack.out or [ast.Pass()]), stack, end)
+    return Clause(ast.ExceptHandler(kind, title, stack.out or [ast.Pass()]), stack, end)
 
 
-def _meet(
-    s: Any, stack: Stack, ctx: Any, meeting: "Block | None", body: Any, clauses: "list[_Clause]"
-) -> Any:
+def meet(s: Any, stack: Stack, ctx: Any, meeting: "Block | None", body: Any, clauses: "list[Clause]") -> Any:
     """Decide what follows the statement and what its ``else`` is: (block or STOP or None, else
     statements)."""
     from torchard.compiler.decompile.structure import STOP
@@ -219,7 +228,17 @@ def _alike(s: Any, one: Any, two: Any) -> bool:
 
     if one is None or one is STOP or two is STOP:
         return False
-    return one is two or (two is not None and s.small(one) and s.small(two) and same_code(one, two))
+    if one is two or two is None:
+        return one is two
+    return (s.small(one) and s.small(two) and same_code(one, two)) or _copied(one, two)
+
+
+def _copied(one: Block, two: Block) -> bool:
+    """One operation or two that the compiler wrote at the end of each way, instead of a jump to one place."""
+    if one.kind != "plain" or two.kind != "plain" or len(one.succs) != 1 or one.succs != two.succs:
+        return False
+    code = [[(op.name, op.arg) for op in block.ops] for block in (one, two)]
+    return code[0] == code[1] and len(code[0]) <= 2 and one.chain == two.chain
 
 
 # -- with

@@ -57,6 +57,8 @@ def unify_drops(graph: Graph) -> None:
     do."""
     known: "dict[Any, Block]" = {}
     for block in graph.blocks:
+        if [op.name for op in block.ops[-2:-1]] != ["ChainLink"]:
+            continue
         for way, follower in enumerate(block.succs):
             names = tuple((op.name, op.arg) for op in follower.ops)
             if names in ((("Pop", None),), (("Swap", 2), ("Pop", None))) and len(follower.succs) == 1:
