@@ -19,6 +19,7 @@ from torchard.select.linear_probe import linear_probe_hits
 from torchard.select.logme import influence, logme
 from torchard.select.nce import nce
 from torchard.select.nleep import nleep_terms
+from torchard.select.pactran import pactran
 from torchard.select.sfda import sfda
 from torchard.select.transrate import transrate
 
@@ -138,6 +139,11 @@ LDA_PROBE = Scorer(
     lambda look: lda_terms(look.features, look.targets).mean().item(),
     pieces=lambda look: lda_terms(look.features, look.targets),
 )
+PACTRAN = Scorer(
+    "pactran",
+    "minus a PAC-Bayes bound of a linear classifier (experimental)",
+    lambda look: pactran(look.features, look.targets),
+)
 ETRAN = JointScorer(
     "etran",
     "energy and discriminant, scaled over the candidates",
@@ -147,7 +153,7 @@ ETRAN = JointScorer(
 
 _ALL = (
     *(LOGME, KNN, LINEAR_PROBE, LDA_PROBE, LEEP, NCE, NLEEP),
-    *(H_SCORE, SHRUNK_H_SCORE, TRANSRATE, GBC, SFDA, ETRAN),
+    *(H_SCORE, SHRUNK_H_SCORE, TRANSRATE, GBC, SFDA, ETRAN, PACTRAN),
 )
 
 
