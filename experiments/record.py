@@ -1,19 +1,15 @@
 """Write down what an experiment measured, with all that is needed to measure it again."""
 
-import os
-import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from torchard.cli.console import Column, print_line, print_table
 from torchard.core.files import write_json
+from torchard.core.provenance import machine, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMED = ("torchard", "torch", "torchvision", "timm", "numpy", "onnxruntime")
@@ -62,13 +58,8 @@ def provenance() -> dict[str, Any]:
     return {
         "command": _command(),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "system": platform.system(),
-        },
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in NAMED}},
+        "machine": machine(),
+        "versions": versions(NAMED),
     }
 
 
@@ -77,12 +68,3 @@ def _command() -> str:
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
     start = ["-m", main.name.removesuffix(".__main__")] if main is not None else [Path(sys.argv[0]).name]
     return shlex.join(["python", *start, *sys.argv[1:]])
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
