@@ -34,11 +34,22 @@ COLUMNS = [
 
 def test_a_table_has_units_in_the_heads_and_numbers_to_the_right(capsys):
     print_table(MODELS, COLUMNS)
-    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+    assert capsys.readouterr().out.splitlines() == [
         "model                        evidence   params [M]",
         "tf_efficientnet_lite1   0.412 ± 0.006          4.2",
         "mobilenetv2                     0.400            -",
     ]
+
+
+def test_a_line_that_wraps_leaves_no_blanks_at_its_ends(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    print_line("some words that are wrapped to several lines")
+    print_line()
+    print_table([{"word": "a", "text": "some words that are wrapped"}], [Column("word"), Column("text")])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line == line.rstrip() for line in lines)
+    assert lines[:4] == ["some words that are", "wrapped to several", "lines", ""]
+    assert " ".join(lines[5:]).split() == ["a", "some", "words", "that", "are", "wrapped"]
 
 
 def test_a_table_too_wide_for_the_terminal_becomes_records_that_lose_nothing(capsys, monkeypatch):

@@ -30,10 +30,19 @@ def test_list_cuts_what_nobody_reads_but_json_has_all(capsys):
     assert len(json.loads(out)["models"]) > 1000
 
 
-def test_list_says_when_nothing_matches(capsys):
-    code, out, _ = run(capsys, "list", "no-such-model")
-    assert code == 0
-    assert out.startswith("No model matches 'no-such-model'.")
+def test_a_pattern_that_matches_nothing_is_wrong_use_as_in_methods(capsys):
+    code, out, err = run(capsys, "list", "no-such-model")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: No model matches 'no-such-model'.")
+
+
+def test_what_is_shown_fits_eighty_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for arguments in (("list",), ("show", "mobilenetv2_100")):
+        _, out, _ = run(capsys, *arguments)
+        lines = out.splitlines()
+        assert all(len(line) <= 80 and line == line.rstrip() for line in lines)
+    assert '  model = hub.load("mobilenetv2_100", num_classes=2)' in lines
 
 
 def test_show_tells_costs_and_input(capsys):

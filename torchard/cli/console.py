@@ -48,7 +48,7 @@ from typing import Any
 
 import click
 from rich.cells import cell_len
-from rich.console import Console, JustifyMethod
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -72,7 +72,7 @@ def emit(facts: Facts, render: Callable[[Facts], None]) -> None:
 
 def print_line(text: object = "", *, style: str = "") -> None:
     """Print one line, or what wraps of it, with nothing in it taken for markup."""
-    console().print(Text(safe(text), style=style))
+    _print(console(), Text(safe(text), style=style))
 
 
 def print_table(rows: Sequence[Facts], columns: Sequence["Column"]) -> None:
@@ -99,7 +99,7 @@ def print_table(rows: Sequence[Facts], columns: Sequence["Column"]) -> None:
         grid.add_column(Text(column.title), justify=side, min_width=width, max_width=most)
     for line in cells:
         grid.add_row(*map(Text, line))
-    out.print(grid)
+    _print(out, grid)
 
 
 def safe(text: object) -> str:
@@ -176,6 +176,14 @@ class _Plain(Console):
 def _invocation() -> Invocation:
     context = click.get_current_context(silent=True)
     return (context.find_object(Invocation) if context else None) or Invocation()
+
+
+def _print(out: Console, shown: RenderableType) -> None:
+    """Print without the blanks that rich leaves at the ends of lines."""
+    for segments in out.render_lines(shown, pad=False):
+        line = Text.assemble(*((part.text, part.style or "") for part in segments), end="")
+        line.rstrip()
+        out.print(line, soft_wrap=True)
 
 
 def _print_records(out: Console, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

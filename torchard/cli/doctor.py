@@ -44,7 +44,7 @@ def command() -> int:
 
 def _show(facts: Facts) -> None:
     print_line(f"torchard {facts['torchard']}, Python {facts['python']}, {facts['platform']}")
-    print_line(f"{facts['threads']} threads on {facts['cores']} cores, accelerator: {facts['accelerator']}")
+    print_line(f"Threads: {facts['threads']} on {facts['cores']} cores; accelerator: {facts['accelerator']}")
     print_line()
     print_table(facts["packages"], [Column("package"), Column("version"), Column("needs"), Column("fits")])
     print_line()
@@ -70,10 +70,6 @@ def _requirements(extra: str) -> Iterable[Requirement]:
         always, here = (need.marker is None or need.marker.evaluate({"extra": name}) for name in ("", extra))
         if here and always != bool(extra):
             yield need
-
-
-def _extra_names() -> Iterable[str]:
-    return metadata.metadata("torchard").get_all("Provides-Extra") or []
 
 
 def _package(need: Requirement) -> Facts:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from torchard.cli.console import Column, Facts, emit, print_line, print_table
+from torchard.core.errors import UsageError
 
 SHOWN = 60
 
@@ -23,14 +24,16 @@ def command(
 
     chosen = source or ("" if pattern else "packaged")
     models = [model.to_json() for model in hub.list_models(pattern or None, chosen or None)]
+    if not models:
+        raise UsageError(
+            f"No model matches {pattern!r}. `torchard hub list --source timm` lists timm's, and "
+            "`torchard hub list 'FOLDER/*' --source folder` the models in folders."
+        )
     emit({"pattern": pattern, "source": chosen, "models": models}, _show)
 
 
 def _show(facts: Facts) -> None:
     models = facts["models"]
-    if not models:
-        print_line(f"No model matches {facts['pattern']!r}. `torchard hub list --source timm` lists timm's.")
-        return
     print_table(
         [{**model, "height": model["input"]["size"][0]} for model in models[:SHOWN]],
         [

@@ -1,5 +1,6 @@
 """Tell of one model: where it comes from, what it costs, what it wants to see."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -40,9 +41,14 @@ def _show(facts: Facts) -> None:
     )
     print_line(f"Gives: {facts['features']} features, {facts['classes'] or 'no'} classes")
     height, width = spec["size"]
-    print_line(
-        f"Sees: {height}×{width} pixels, {spec['interpolation']}, mean {spec['mean']}, std {spec['std']}"
-    )
+    print_line(f"Sees: {height}×{width} pixels, {spec['interpolation']}, {spec['rule']}")
+    print_line(f"Normalised: mean {_values(spec['mean'])}; std {_values(spec['std'])}")
     print_line("Loads here and now." if facts["available"] else f"Not here: {facts['why_not']}.")
     print_line()
-    print_line(f'Load it: from torchard import hub; model = hub.load("{facts["name"]}", num_classes=2)')
+    print_line("Load it:")
+    print_line("  from torchard import hub")
+    print_line(f'  model = hub.load("{facts["name"]}", num_classes=2)')
+
+
+def _values(channels: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in channels)
