@@ -88,8 +88,11 @@ def _match_kind(d: Any, stack: Stack, pattern: Any) -> None:
 
 
 def _subject(d: Any, stack: Stack, place: int) -> ast.expr:
+    where = len(stack.slots) - place
+    if stack.slots[where].kind in ("dup", "target"):
+        stack.settle(where)
     stack.flush()
-    slot = stack.slots[-place]
+    slot = stack.slots[where]
     if slot.kind not in ("pure", "const"):
         raise Unstructured("a match on something that is no value")
     return slot.expr

@@ -3,7 +3,7 @@
 from typing import Any
 
 from torchard.compiler.decompile.graph import Block, Graph
-from torchard.compiler.decompile.ops import ENDS, Op
+from torchard.compiler.decompile.ops import ENDS, MATCHING, Op
 from torchard.compiler.decompile.protect import JUMPS_UNCOVERED, Protection
 from torchard.compiler.decompile.simplify import derotate, merge, thread, unify_drops
 from torchard.compiler.decompile.slots import Unstructured
@@ -39,6 +39,7 @@ def build(ops: "list[Op]", stacks: "list[Any]", protection: Protection) -> Graph
 
 
 def _leaders(ops: "list[Op]", protection: Protection) -> "list[int]":
+    """Where blocks begin. With ``match``, every drop that a jump leads to is a block: patterns share them."""
     starts = {0, *protection.leaders}
     before: Any = ()
     for index, op in enumerate(ops):
@@ -54,6 +55,10 @@ def _leaders(ops: "list[Op]", protection: Protection) -> "list[int]":
             starts.add(index)
         if op.handler is not None:
             starts.add(op.handler.target)
+    if any(op.name in MATCHING for op in ops):
+        for index, op in enumerate(ops):
+            if op.name == "Pop" and index in starts:
+                starts.add(index + 1)
     return sorted(start for start in starts if start < len(ops))
 
 

@@ -25,8 +25,8 @@ Frame = tuple
 def statements(scope: Any) -> "list[ast.stmt]":
     """Return the body of the scope's code as a dispatch loop.
 
-    Raises: Unstructured: for class bodies, and where an operation has no form (structural pattern matching,
-    ``except*``).
+    Raises:
+        Unstructured: for class bodies, and where an operation has no form (``except*``).
     """
     if scope.is_class:
         raise Unstructured("a class body has no dispatch form")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torchard.compiler.decompile.ops import Op
+from torchard.compiler.decompile.ops import MATCHING, Op
 from torchard.compiler.decompile.slots import Unstructured
 
 
@@ -58,6 +58,7 @@ class Graph:
     def __init__(self, entry: Block, blocks: "list[Block]") -> None:
         self.entry = entry
         self.blocks = blocks
+        self.matches = any(op.name in MATCHING for block in blocks for op in block.ops)
         self.refresh()
 
     def refresh(self) -> None:

@@ -16,7 +16,7 @@ def copy(stack: Stack, op: Op) -> None:
     if slot.kind == "dup":
         slots.append(Slot("dup", data=slot.data))
     elif slot.kind in ("augref", "target", "imported", "module"):
-        stack._settle(len(slots) - op.arg)
+        stack.settle(len(slots) - op.arg)
         copy(stack, op)
     elif slot.kind in UNEVALUATED or slot.kind in ("const", "pure") and not _silent(stack, slot):
         slots.append(Slot("dup", data=slot.uid))

@@ -48,6 +48,7 @@ class Handler:
         return f"Handler({self.target}, {self.depth}, {self.lasti})"
 
 
+MATCHING = frozenset({"MatchSeq", "MatchMap", "MatchKeys", "MatchClass", "MatchKeysFlag", "MatchClassFlag"})
 JUMPS = frozenset({"Jump", "Branch", "BranchKeep", "ForIter", "AsyncForIter", "BranchMatch"})
 ENDS = frozenset({"Jump", "Return", "Raise", "Reraise"})
 SILENT = frozenset({"Const", "Copy", "Swap", "Pop", "Jump", "Null", "PushExc", "PopExc"})

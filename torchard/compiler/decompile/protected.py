@@ -67,7 +67,7 @@ def _try(
     first: Any = body[0] if len(body) == 1 else None
     if final and type(first) in _STATEMENTS and first.handlers and not first.finalbody:
         first.finalbody = final
-        return first  # type: ignore[no-any-return]
+        return first
     return ast.Try(body or [ast.Pass()], handlers, orelse, final)
 
 

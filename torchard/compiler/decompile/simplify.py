@@ -39,6 +39,8 @@ def merge(graph: Graph) -> None:
                 break
             if block.ops and block.ops[-1].name == "PopExc":
                 break
+            if graph.matches and [op.name for op in block.ops] == ["Pop"]:
+                break
             if follower.chain != block.chain or follower.level != block.level or follower in gone:
                 break
             if follower.ops and follower.ops[0].name in ("ForIter", "AsyncForIter"):

@@ -57,7 +57,7 @@ class Stack:
         for place in range(base, len(slots)):
             kind = slots[place].kind
             if kind not in ("const", "pure", "ordered", "owned"):
-                self._settle(place)
+                self.settle(place)
             if not slices and _has_slice(slots[place].expr):
                 slot = slots[place]
                 slots[place] = Slot(
@@ -102,7 +102,7 @@ class Stack:
         uids = {slot.uid for slot in self.slots[base:] if slot.kind in UNEVALUATED}
         return any(slot.kind == "dup" and slot.data in uids for slot in self.slots[:base])
 
-    def _settle(self, place: int) -> None:
+    def settle(self, place: int) -> None:
         """Make a slot of a special kind an expression, in place."""
         slot = self.slots[place]
         kind = slot.kind

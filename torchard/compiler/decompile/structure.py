@@ -4,7 +4,7 @@ modules)."""
 import ast
 from typing import Any
 
-from torchard.compiler.decompile import expressions, loops, protected
+from torchard.compiler.decompile import expressions, loops, patterns, protected
 from torchard.compiler.decompile.conditions import Cond, Conditions, negate
 from torchard.compiler.decompile.graph import Block, Graph
 from torchard.compiler.decompile.protect import Protection
@@ -94,6 +94,10 @@ class Structure:
         self.done.add(block)
         if not skip:
             self.align(stack, block)
+        if self.graph.matches:
+            written = patterns.statement(self, stack, block, ctx, skip)
+            if written is not None:
+                return written[0]
         if block.kind == "try":
             return protected.try_node(self, stack, block, ctx)
         if block.kind == "with":
