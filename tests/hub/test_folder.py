@@ -61,6 +61,24 @@ def test_the_folder_of_a_run_gives_its_tuned_model(tmp_path):
         torch.testing.assert_close(loaded(images), model(images), rtol=1e-5, atol=1e-6)
 
 
+def test_a_run_that_tuned_a_model_from_a_folder_names_its_architecture(saved, tmp_path):
+    path, model = saved
+    run = tmp_path / "run"
+    run.mkdir()
+    checkpoint.save_tensors(run / "tuned.safetensors", model.state_dict())
+    tune = {"model": str(path), "architecture": hub.architecture(str(path)), "input": SPEC.to_json()}
+    (run / "tune.json").write_text(json.dumps(tune))
+    (run / "data.json").write_text(json.dumps({"classes": ["a", "b", "c"]}))
+    assert hub.architecture(str(run)) == hub.architecture("test_resnet") == "test_resnet"
+    assert torch.equal(hub.load(str(run)).fc.weight, model.fc.weight)
+
+
+def test_only_a_known_name_has_an_architecture():
+    assert hub.architecture("mobilenetv2_100") == "mobilenetv2_100"
+    with pytest.raises(UsageError, match="local-dir"):
+        hub.architecture("local-dir:/tmp")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -129,7 +129,9 @@ def read(folder: Path) -> Saved:
         tuned = read_json(folder / "tune.json")
         classes = _get(read_json(folder / "data.json"), "classes", list, folder / "data.json")
         card = {**_mapping(tuned, folder / "tune.json"), "classes": classes, "num_classes": len(classes)}
-        return _checked({**card, "weights": "tuned.safetensors"}, folder, folder / "tune.json")
+        # What was tuned may itself have come from a folder: then `model` is a path, and no architecture.
+        card |= {"model": card.get("architecture", card.get("model")), "weights": "tuned.safetensors"}
+        return _checked(card, folder, folder / "tune.json")
     raise UsageError(
         f"{quote(folder)} holds no model: neither {CARD} nor a finished run's tune.json is there."
     )

@@ -19,7 +19,7 @@ from torchard.hub.model import HubModel, Source, check_num_classes, spec_of
 from torchard.hub.online import describe_timm, list_timm, load_timm
 from torchard.hub.packaged import PACKAGED, list_packaged, load_packaged
 
-__all__ = ["HubModel", "describe", "input_spec", "list_models", "load"]
+__all__ = ["HubModel", "architecture", "describe", "input_spec", "list_models", "load"]
 
 
 def list_models(pattern: str | None = None, source: str | None = None) -> list[HubModel]:
@@ -90,6 +90,20 @@ def input_spec(model: str | nn.Module, size: int | tuple[int, int] | None = None
             f"`size={wanted}`: this model takes {spec.size[0]}×{spec.size[1]} pixels and no other."
         )
     return spec.resized(wanted)
+
+
+def architecture(name: str) -> str:
+    """Return timm's name for what ``name`` is built as: itself, or for a folder what the folder says.
+
+    Raises:
+        UsageError: if no source knows the name.
+        FileRefusedError: if the folder's description is damaged.
+    """
+    if is_model_folder(Path(name)):
+        return read(Path(name)).model
+    if name not in PACKAGED:
+        _check_timm_name(name)
+    return name
 
 
 def _described(model: str | nn.Module) -> tuple[dict[str, Any], InputSpec]:
