@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from tests.pipeline.small_task import write_digits, write_model
-from torchard.core.budget import parse_macs
+from torchard import hub
+from torchard.core.budget import count_params, parse_macs
 from torchard.core.checkpoint import load_tensors
 from torchard.core.errors import UsageError
 from torchard.pipeline import Settings, fit
+from torchard.pipeline.export_run import built
 
 FILES = ("rank", "tune", "prune", "export", "test", "report", "timing", "data", "torchard")
 
@@ -99,6 +101,13 @@ def test_the_standalone_script_answers_like_the_report(finished, places):
     assert "digit" in script.stdout
 
 
+def test_other_commands_can_open_the_run_wherever_its_model_came_from(finished):
+    facts, run, _ = finished
+    tuned, pruned = (hub.load(str(run)), built(run))
+    assert count_params(tuned) == facts["models"][0]["params"]
+    assert (pruned.stage, count_params(pruned.model)) == ("pruned", facts["models"][1]["params"])
+
+
 def test_a_finished_run_is_only_read(finished, settings):
     facts, run, _ = finished
     before = (run / "tuned.safetensors").stat().st_mtime_ns
@@ -110,6 +119,45 @@ def test_another_run_s_folder_is_refused(finished, places):
     other = Settings(str(places[0]), seconds=60.0, models=str(places[1]))
     with pytest.raises(UsageError, match="holds a run with"):
         fit(other, finished[1])
+
+
+def test_settings_given_otherwise_are_told_as_they_were_typed(finished, places):
+    other = Settings(str(places[0]), seconds=600.0, models=str(places[1]), macs=parse_macs("0.5x"))
+    with pytest.raises(UsageError, match=r'targets=\{"macs": "0.6x"\}, not \{"macs": "0.5x"\}; choose'):
+        fit(other, finished[1])
+
+
+REFUSED = {
+    "models": ({"models": "no_such_*"}, "No model that is installed matches"),
+    "data": ({"data": "no_such_data"}, "does not exist"),
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSED)
+def test_what_is_misspelt_leaves_no_folder_that_stands_in_the_way(places, tmp_path, wrong):
+    values, message = REFUSED[wrong]
+    settings = Settings(**{"data": str(places[0]), "models": str(places[1]), **values})
+    with pytest.raises(UsageError, match=message):
+        fit(settings, tmp_path / "runs" / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_foreign_folder_is_refused_before_the_data_are_read(places, tmp_path, monkeypatch):
+    def read(spec: str, **options: object) -> None:
+        raise AssertionError("the data were read")
+
+    # By the module table: `torchard.pipeline.fit` is the function.
+    monkeypatch.setattr(sys.modules["torchard.pipeline.fit"], "load_task", read)
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(UsageError, match="no torchard run"):
+        fit(Settings(str(places[0]), models=str(places[1])), tmp_path)
+
+
+def test_several_processes_of_a_launcher_are_told_in_a_line_what_to_do(places, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun and `accelerate launch` set it
+    with pytest.raises(UsageError, match=r"launched in 2 processes.*Start it without a launcher"):
+        fit(Settings(str(places[0]), models=str(places[1])), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_target_out_of_reach_keeps_the_nearest_model_and_says_so(places, tmp_path):
@@ -124,7 +172,8 @@ RUN = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from torchard.core.budget import parse_macs
+from torchard import hub
+from torchard.core.budget import count_params, parse_macs
 from torchard.pipeline import Settings, fit
 fit(Settings(sys.argv[1], seconds=600.0, models=sys.argv[2], macs=parse_macs("0.6x")), Path(sys.argv[3]))
 """

@@ -62,10 +62,10 @@ class RunFolder:
             OSError: if the disk is full.
         """
         path = path.absolute()
-        _check_ours(path, must_exist=settings is None)
+        check_usable(path, must_exist=settings is None)
         with _created(path), contextlib.ExitStack() as undo:
             lock = _acquire(path, undo)
-            _check_ours(path, must_exist=settings is None)
+            check_usable(path, must_exist=settings is None)
             previous = read_marker(path)
             now = _agreed(path, previous, settings, resume=resume, same=same)
             if now != previous:
@@ -83,7 +83,7 @@ class RunFolder:
             FileRefusedError: if the marker file is damaged.
         """
         path = path.absolute()
-        _check_ours(path, must_exist=True)
+        check_usable(path, must_exist=True)
         marker = read_marker(path)
         assert marker is not None
         return cls(path, marker, marker, None)
@@ -275,12 +275,13 @@ def read_marker(path: Path) -> dict[str, Any] | None:
     return marker
 
 
-def _without_key(stored: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in stored.items() if name not in (_KEY, _FILES)}
+def check_usable(path: Path, *, must_exist: bool = False) -> None:
+    """Refuse, before anything is written, whatever is no run folder and may not become one.
 
-
-def _check_ours(path: Path, *, must_exist: bool) -> None:
-    """Refuse, before anything is written, whatever is no run folder and may not become one."""
+    Raises:
+        UsageError: in one line: the path is a file, too long or unreadable, holds something else, or holds no
+            run though one ``must_exist``.
+    """
     with _told_as_usage(path):
         try:
             names = set(os.listdir(path))
@@ -293,6 +294,10 @@ def _check_ours(path: Path, *, must_exist: bool) -> None:
         raise UsageError(f"{quote(path)} holds files, but no torchard run; choose a new or empty folder.")
     if must_exist:
         raise UsageError(f"{quote(path)} holds no torchard run; give the folder of one.")
+
+
+def _without_key(stored: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in stored.items() if name not in (_KEY, _FILES)}
 
 
 def _agreed(
@@ -314,9 +319,16 @@ def _agreed(
         return now
     for name in same:
         if previous.get(name) != now.get(name):
-            stored, given = quote(previous.get(name)), quote(now.get(name))
-            raise UsageError(f"{quote(path)} holds a run with {name}={stored}, not {given}; choose another.")
+            stored, given = (_shown(values.get(name)) for values in (previous, now))
+            raise UsageError(
+                f"{quote(path)} holds a run with {name}={stored}, not {given}; choose another folder, or the "
+                "same settings again."
+            )
     return now | {name: previous[name] for name in ("created",) if name in previous}
+
+
+def _shown(value: Any) -> str:
+    return quote(value) if isinstance(value, str) else quote(json.dumps(value)).strip("'")
 
 
 @contextlib.contextmanager

@@ -3,16 +3,17 @@
 The unpruned model becomes ONNX too, so that what pruning gained is measured where the model will run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchard.core.budget import compare_latency
-from torchard.core.data import Split
+from torchard.core.data import InputSpec, Split
+from torchard.export.check import Picture
 from torchard.export.onnx import export_onnx
 from torchard.export.program import export_pt2
 from torchard.export.script import write_script
@@ -45,29 +46,46 @@ def pictures(split: Split, count: int = CHECKED) -> list[Path] | list[Image.Imag
     return [split.image(index) for index in chosen]
 
 
-def _deploy(job: Job, tuned: Tuned, pruned: Pruned) -> dict[str, Any]:
-    folder, spec = job.run.path, pruned.spec
-    arguments: dict[str, Any] = {
-        "spec": spec,
-        "classes": job.task.classes,
-        "images": pictures(job.task.validation),
-    }
-    before = export_onnx(tuned.model, folder / UNPRUNED, **arguments)
-    after = export_onnx(pruned.model, folder / ONNX, **arguments)
-    job.say(f"export: {after}")
-    program = export_pt2(pruned.model, folder / PROGRAM, **arguments)
-    job.say(f"export: {program}")
+def write_files(
+    model: nn.Module,
+    folder: Path,
+    *,
+    spec: InputSpec,
+    classes: Sequence[str],
+    images: Sequence[Picture],
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, dict[str, Any]]:
+    """Write ``model.onnx``, ``model.pt2`` and ``predict.py``, and return the facts of the first two.
+
+    Raises:
+        UsageError: if there is no image to check the files on.
+        RuntimeError: if the model cannot be traced.
+        ExportMismatchError: if an exported file answers otherwise; it is kept as ``.rejected``.
+    """
+    onnx = export_onnx(model, folder / ONNX, spec=spec, classes=classes, images=images)
+    say(f"export: {onnx}")
+    program = export_pt2(model, folder / PROGRAM, spec=spec, classes=classes, images=images)
+    say(f"export: {program}")
     write_script(folder)
-    example = example_images(1, spec.size[0])
-    times = compare_latency(_runner(folder / UNPRUNED), _runner(folder / ONNX), example)
-    return {
-        "tuned": before.to_json() | {"latency_ms": times.before.to_json()},
-        "onnx": after.to_json() | {"latency_ms": times.after.to_json()},
-        "pt2": program.to_json(),
-        "speedup": times.speedup,
-    }
+    return {"onnx": onnx.to_json(), "pt2": program.to_json()}
 
 
-def _runner(path: Path) -> Callable[[Tensor], Any]:
+def runner(path: Path) -> Callable[[Tensor], Any]:
+    """Return the ONNX file as a function of a batch, for timing."""
     session = open_model(path).session
     return lambda images: session.run(["logits"], {"images": images.contiguous().numpy()})
+
+
+def _deploy(job: Job, tuned: Tuned, pruned: Pruned) -> dict[str, Any]:
+    folder, spec, classes = job.run.path, pruned.spec, job.task.classes
+    images = pictures(job.task.validation)
+    before = export_onnx(tuned.model, folder / UNPRUNED, spec=spec, classes=classes, images=images)
+    facts = write_files(pruned.model, folder, spec=spec, classes=classes, images=images, say=job.say)
+    example = example_images(1, spec.size[0])
+    times = compare_latency(runner(folder / UNPRUNED), runner(folder / ONNX), example)
+    return {
+        "tuned": before.to_json() | {"latency_ms": times.before.to_json()},
+        "onnx": facts["onnx"] | {"latency_ms": times.after.to_json()},
+        "pt2": facts["pt2"],
+        "speedup": times.speedup,
+    }

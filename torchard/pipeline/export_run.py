@@ -15,12 +15,8 @@ from torchard.core.errors import UsageError
 from torchard.core.files import quote
 from torchard.core.run import RunFolder
 from torchard.export.check import Picture
-from torchard.export.onnx import export_onnx
-from torchard.export.program import export_pt2
-from torchard.export.script import write_script
-from torchard.export.standalone import open_model
 from torchard.hub.folder import is_model_folder, read
-from torchard.pipeline.deploy import ONNX, PROGRAM, pictures
+from torchard.pipeline.deploy import ONNX, pictures, runner, write_files
 from torchard.prune.depgraph import load_pruned
 
 PRUNED = "pruned.safetensors"
@@ -94,19 +90,10 @@ def _own_pictures(folder: Path) -> Sequence[Picture]:
 def _write(
     found: Built, target: Path, images: Sequence[Picture], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"spec": found.spec, "classes": found.classes, "images": images}
-    onnx = export_onnx(found.model, target / ONNX, **arguments)
-    say(str(onnx))
-    program = export_pt2(found.model, target / PROGRAM, **arguments)
-    say(str(program))
-    write_script(target)
-    session = open_model(target / ONNX).session
-    example = torch.zeros(1, 3, *found.spec.size)
-    times = compare_latency(
-        found.model, lambda batch: session.run(["logits"], {"images": batch.numpy()}), example
-    )
+    facts = write_files(found.model, target, spec=found.spec, classes=found.classes, images=images, say=say)
+    times = compare_latency(found.model, runner(target / ONNX), torch.zeros(1, 3, *found.spec.size))
     return {
-        "onnx": onnx.to_json() | {"latency_ms": times.after.to_json()},
-        "pt2": program.to_json(),
+        "onnx": facts["onnx"] | {"latency_ms": times.after.to_json()},
+        "pt2": facts["pt2"],
         "eager": {"bytes": file_bytes(found.model), "latency_ms": times.before.to_json()},
     }

@@ -2,23 +2,21 @@
 
 import datetime
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import torchard
 from torchard.core.data import load_task
-from torchard.core.run import RunFolder
+from torchard.core.errors import UsageError
+from torchard.core.provenance import machine, versions
+from torchard.core.run import RunFolder, check_usable
 from torchard.pipeline.deploy import deploy
 from torchard.pipeline.job import SHARES, Job, stopwatch
 from torchard.pipeline.prune import Pruned, prune
-from torchard.pipeline.rank import rank
+from torchard.pipeline.rank import available, rank
 from torchard.pipeline.score import score
 from torchard.pipeline.settings import Settings
 from torchard.pipeline.tune import Tuned, tune
@@ -35,7 +33,8 @@ def fit(settings: Settings, out: Path, *, say: Callable[[str], None] = lambda li
     only reads. ``say`` receives a line of text per step.
 
     Raises:
-        UsageError: if the data cannot be found, or the folder holds another run.
+        UsageError: if the data or the models cannot be found, the folder holds another run, or a launcher
+            started several processes.
         DataError: if the data are refused.
         RunLockedError: if another process works in the folder.
         InterruptedRunError: after Ctrl-C; the same call goes on.
@@ -50,7 +49,16 @@ def fit(settings: Settings, out: Path, *, say: Callable[[str], None] = lambda li
 
 @contextmanager
 def opened(settings: Settings, out: Path, *, say: Callable[[str], None] = lambda line: None) -> Iterator[Job]:
-    """Load the data, take the run folder, and hand out the job that the stages work on."""
+    """Load the data, take the run folder, and hand out the job that the stages work on.
+
+    What can be refused without looking at the data is refused first; a refusal leaves nothing behind.
+
+    Raises:
+        UsageError, DataError, RunLockedError: as :func:`fit`.
+    """
+    _check_alone()
+    available(settings.models)
+    check_usable(out)
     with stopwatch() as seconds:
         task = load_task(settings.data, seed=settings.seed, strict=settings.strict, metric=settings.metric)
     values = settings.to_json()
@@ -123,11 +131,17 @@ def provenance() -> dict[str, Any]:
         "torchard": torchard.__version__,
         "command": ["torchard", *sys.argv[1:]],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "machine": {
-            "system": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        },
+        "versions": versions(PACKAGES),
+        "machine": machine(),
     }
+
+
+def _check_alone() -> None:
+    """Refuse the several processes of a launcher: one would have the folder, and wait for the others."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise UsageError(
+            f"torchard was launched in {processes} processes, but one makes a run, and takes every core. "
+            "Start it without a launcher. To train in several, launch a script of your own that calls "
+            "torchard.core.trainer.Trainer."
+        )
