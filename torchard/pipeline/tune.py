@@ -151,6 +151,7 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return {
         "model": name,
+        "architecture": hub.architecture(name),
         "input": (spec if chosen == best else full).to_json(),
         "plan": plan.to_json(),
         "candidates": candidates,
