@@ -28,8 +28,6 @@ from torchard.cli.console import Column, progress
 from torchard.compiler import depyf
 from torchard.compiler.decompile.verify.equivalence import interface_difference
 
-# These compare source lines or line numbers of the module's own file, which a twin cannot have.
-LINES = ("test_exit_exception_traceback",)
 CLAIM = (
     "100 % of the standard library's functions come back with the same interface, ≥ 99.5 % proved, "
     "≥ 99 % structured, 0 behave otherwise; every torch program runs from its files, results unchanged."
@@ -97,9 +95,7 @@ def twins(modules: tuple[str, ...]) -> dict[str, Any]:
         for module in modules:
             before = set(runs["none"].get(module, {}).get("failed", []))
             after = set(runs[strategy].get(module, {}).get("failed", ["did not run"]))
-            fresh[f"{module}, {strategy}"] = sorted(
-                one for one in after - before if not one.startswith(LINES)
-            )
+            fresh[f"{module}, {strategy}"] = sorted(after - before)
     return {"runs": runs, "new failures": {key: names for key, names in fresh.items() if names}}
 
 

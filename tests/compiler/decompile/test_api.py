@@ -192,6 +192,22 @@ def test_the_line_map_leads_to_the_original():
     assert found.line_map
 
 
+def test_tracebacks_can_show_the_lines_of_the_original():
+    import traceback
+
+    def calls(code):
+        try:
+            types.FunctionType(code, globals())("text")
+        except TypeError as error:
+            return [(frame.name, frame.line) for frame in traceback.extract_tb(error.__traceback__)][1:]
+
+    code = order_example.__code__
+    for strategy in ("structured", "dispatch"):
+        found = decompile_code(order_example, strategy=strategy)
+        twin = recompile(found.source, code, filename=code.co_filename, lines=found.line_map)
+        assert calls(twin) == calls(code) == [("order_example", "b = a + 1")]
+
+
 def order_example(a):
     b = a + 1
 

@@ -196,23 +196,42 @@ def _rename(root: ast.AST, shown: "dict[str, str]") -> None:
 # -- and back
 
 
-def recompile(source: str, like: CodeType, *, filename: str = "<decompiled>") -> CodeType:
+def recompile(
+    source: str, like: CodeType, *, filename: str = "<decompiled>", lines: "dict[int, int] | None" = None
+) -> CodeType:
     """Compile ``source`` (as :func:`decompile` writes it) and return the function's code object, made like
     ``like``: same names and qualified names, order of cells, constants without literal form.
+
+    ``lines`` (a :class:`Decompiled`'s ``line_map``) gives the code the line numbers of the original file, so
+    that tracebacks show its lines if ``filename`` is that file.
 
     Raises:
         ValueError: if ``source`` does not define a function of that name.
         SyntaxError: if it is no Python.
     """
+    tree: Any = source if lines is None else _with_lines(ast.parse(source, filename), lines, like)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # the author of the original has been warned
-        module = compile(source, filename, "exec", like.co_flags & _FUTURE, True)
+        module = compile(tree, filename, "exec", like.co_flags & _FUTURE, True)
     found = find(module, like)
     if found is None:
         raise ValueError(f"`source` defines no function {title(like)!r}, which the code object asks for")
     return adopt(
         found, like, literals.Placeholders(like), {new: old for old, new in shown_names(like).items()}
     )
+
+
+def _with_lines(tree: ast.Module, lines: "dict[int, int]", like: CodeType) -> ast.Module:
+    """Give each statement, and its parts, its line in the original file; the nearest above, if unknown."""
+    todo: "list[tuple[ast.AST, int]]" = [(tree, like.co_firstlineno)]
+    while todo:
+        node, line = todo.pop()
+        if isinstance(node, ast.stmt):
+            line = lines.get(node.lineno, line)
+        if hasattr(node, "lineno"):
+            node.lineno = node.end_lineno = line
+        todo.extend((child, line) for child in ast.iter_child_nodes(node))
+    return tree
 
 
 def find(module: CodeType, like: CodeType) -> Any:
