@@ -15,7 +15,7 @@ from torchard.core.data.batch import Batch
 from torchard.core.errors import DivergedError, UsageError
 from torchard.prune.uvc.cost import Accounting
 from torchard.prune.uvc.decision import Counts, UVCDecision
-from torchard.prune.uvc.distillation import Distillation, Distilled
+from torchard.prune.uvc.distillation import FROM_ITSELF, Distillation, Distilled
 from torchard.prune.uvc.gates import Attachment, GateKind, Gates, attach
 from torchard.prune.uvc.primal_dual import KINDS, Kind, Rates, Variables
 from torchard.prune.uvc.projection import floor_macs, project
@@ -52,6 +52,9 @@ class Search:
             raise ValueError(f"`accounting={self.accounting!r}` must be 'exact' or 'official'.")
 
 
+DEFAULT_SEARCH = Search()
+
+
 class UVC(Callback):
     """Learn which heads, value dimensions, MLP units and blocks go, while the weights are trained.
 
@@ -83,8 +86,8 @@ class UVC(Callback):
         budget: float | int = 0.5,
         *,
         example: Tensor | None = None,
-        search: Search = Search(),
-        distillation: Distillation = Distillation(),
+        search: Search = DEFAULT_SEARCH,
+        distillation: Distillation = FROM_ITSELF,
         seed: int = 0,
     ) -> None:
         self.model, self.budget, self.search = model, float(budget), search
@@ -131,7 +134,7 @@ class UVC(Callback):
     def loss(
         self, inputs: Float[Tensor, "n ..."], outputs: Float[Tensor, "n c"], targets: Tensor
     ) -> Float[Tensor, ""]:
-        """Return cross-entropy against ``targets`` (class numbers or probabilities), mixed with the teacher's.
+        """Return cross-entropy with ``targets`` (class numbers or probabilities), mixed with the teacher's.
 
         Raises:
             DivergedError: if it is NaN or infinite.
@@ -168,7 +171,7 @@ class UVC(Callback):
         self._move(measure_scores(self.parts, self.spec), by_loss)
 
     def resource(self) -> float:
-        """Return R of the present state: the share of MACs that :meth:`decision` without projection leaves."""
+        """Return R of the present state: the share of MACs left by what :meth:`counts` says."""
         return self._resource(measure_scores(self.parts, self.spec))
 
     def counts(self) -> Counts:

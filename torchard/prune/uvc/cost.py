@@ -1,4 +1,4 @@
-"""What a transformer costs with fewer heads, narrower values, fewer units and blocks, as a share of before."""
+"""What a transformer costs with fewer heads, narrower values, fewer units and fewer blocks."""
 
 from typing import Literal, TypeVar
 

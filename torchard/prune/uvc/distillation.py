@@ -53,6 +53,9 @@ class Distillation:
             raise ValueError(f"`reduction={self.reduction!r}` must be 'batchmean' or 'numel'.")
 
 
+FROM_ITSELF = Distillation()
+
+
 class Distilled(Callback):
     """Mix the teacher's answers into the loss.
 
@@ -63,7 +66,7 @@ class Distilled(Callback):
     """
 
     def __init__(
-        self, model: nn.Module, settings: Distillation = Distillation(), *, example: Tensor | None = None
+        self, model: nn.Module, settings: Distillation = FROM_ITSELF, *, example: Tensor | None = None
     ) -> None:
         self.settings = settings
         teacher = copy.deepcopy(model) if settings.teacher == "self" else settings.teacher

@@ -143,7 +143,7 @@ def attach(model: nn.Module, gates: Gates, names: Sequence[str]) -> Attachment:
 
 
 def strip(model: nn.Module) -> None:
-    """Take all gates out of ``model``, as is needed of a copy: the original's :class:`Attachment` is not its."""
+    """Take all gates out of ``model``: of a copy, which an :class:`Attachment` of the original misses."""
     for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key in [key for key, hook in hooks.items() if isinstance(hook, _Hook)]:

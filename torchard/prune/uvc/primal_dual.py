@@ -23,8 +23,8 @@ class Rates:
 
     ``units`` is apart from ``heads``, since there are hundreds of times as many. ``z`` are the rates of the
     budget's price in equal parts of the search; ``gate_interval`` steps are averaged for one of the gates,
-    into which the resource goes with ``gate_weight``. With ``relative`` heads, units and dimensions are counted
-    in shares of what a block has of them, for their steps and gradients.
+    into which the resource goes with ``gate_weight``. With ``relative`` heads, units and dimensions are
+    counted in shares of what a block has of them, for their steps and gradients.
     """
 
     heads: float = 0.02
@@ -48,9 +48,9 @@ class Rates:
     def over(cls, steps: int) -> "Rates":
         """Return rates for a search of so many steps, far fewer than the paper's.
 
-        Everything moves in shares of its range, so that heads, dimensions and units give way at one pace, and
-        can cross it in a tenth of the steps. The budget's price rises so that it is some 10 by then if nothing
-        gave way; the gates feel it 100 times as much as the paper's, whose price goes into the thousands.
+        Everything moves in shares of its range, so that heads, dimensions and units give way at one pace,
+        and can cross it in a tenth of the steps. By then the budget's price is some 10 if nothing gave way;
+        gates feel it 100 times as much as the paper's, whose price goes into the thousands.
         """
         pace = PAPER_STEPS / max(steps, 1)
         interval = max(1, round(cls.gate_interval / pace))
@@ -95,7 +95,7 @@ class Variables:
     def primal_gradients(
         self, scores: Scores, keep: Float[Tensor, " l"], accounting: Accounting
     ) -> tuple[Float[Tensor, "l 2"], Float[Tensor, "l _"]]:
-        """Return the gradients of Σ y·S + Σ p·T + z·R to s and r: marginal costs and savings, at their prices."""
+        """Return the gradients of Σ y·S + Σ p·T + z·R to s and r: marginal costs and priced savings."""
         s, r = self.s.clone().requires_grad_(), self.r.clone().requires_grad_()
         used = self.resource(scores, keep.detach(), accounting, s=s, r=r)
         heads_units, dims = scores.sums(s, r)

@@ -15,10 +15,10 @@ from torchard.core.callback import Callback, TrainingRun
 from torchard.core.data.batch import Batch
 from torchard.core.stream import BatchStream
 from torchard.core.trainer import FitResult, Trainer
-from torchard.prune.uvc.callback import UVC, Search
+from torchard.prune.uvc.callback import DEFAULT_SEARCH, UVC, Search
 from torchard.prune.uvc.cutting import export
 from torchard.prune.uvc.decision import UVCDecision
-from torchard.prune.uvc.distillation import Distillation, Distilled
+from torchard.prune.uvc.distillation import FROM_ITSELF, Distillation, Distilled
 from torchard.prune.uvc.primal_dual import Rates
 from torchard.prune.uvc.store import save_compressed
 from torchard.prune.uvc.structure import ViTSpec, example_for
@@ -55,8 +55,8 @@ def compress(
     *,
     epochs: tuple[int, int] = (30, 120),
     example: Tensor | None = None,
-    search: Search = Search(),
-    distillation: Distillation = Distillation(),
+    search: Search = DEFAULT_SEARCH,
+    distillation: Distillation = FROM_ITSELF,
     learning_rate: float = 1e-4,
     mix: Mix | None = None,
     folder: Path | None = None,
@@ -64,9 +64,10 @@ def compress(
 ) -> CompressedModel:
     """Train ``model``, in place, while learning what can go; cut it, and train what is left.
 
-    Yu et al. 2022: AdamW, a cosine, gradients of norm 1 at most, the model as it was for a teacher. What comes
-    back costs at most ``budget`` of the MACs by :func:`~torchard.core.budget.count_macs`: what the search left
-    over it is removed, cheapest first. The search ends early once its constraints have held for an epoch.
+    Yu et al. 2022: AdamW, a cosine, gradients of norm 1 at most, the model as it was for a teacher. What
+    comes back costs at most ``budget`` of the MACs by :func:`~torchard.core.budget.count_macs`: what the
+    search left over it is removed, cheapest first. The search ends early once its constraints have held for
+    an epoch.
 
     ``mix`` changes a batch and its targets, such as timm's ``Mixup`` (0.8, with CutMix 1.0 and smoothing 0.1
     in the paper). With a ``folder`` the same call goes on after a kill.

@@ -135,7 +135,7 @@ def example_for(model: nn.Module) -> Tensor:
     size, layer = getattr(embedding, "img_size", None), getattr(embedding, "proj", None)
     if not size or not isinstance(layer, nn.Conv2d):
         raise ValueError(
-            f"{type(model).__name__} does not say how large its images are; give `example=` one batch of them."
+            f"{type(model).__name__} does not say how large its images are; give one batch as `example=`."
         )
     return torch.zeros(1, layer.in_channels, *size, device=layer.weight.device, dtype=layer.weight.dtype)
 
@@ -236,8 +236,8 @@ def _sizes(block: BlockParts) -> dict[str, int]:
     heads, inner = int(block.attn.num_heads), block.proj.in_features  # type: ignore[arg-type]
     if block.qkv.out_features != 3 * inner or inner % heads:
         raise UnsupportedModel(
-            f"{block.name}: qkv gives {block.qkv.out_features} features and proj takes {inner}, expected three "
-            f"times as many for {heads} equal heads."
+            f"{block.name}: qkv gives {block.qkv.out_features} features and proj takes {inner}, expected "
+            f"three times as many for {heads} equal heads."
         )
     if block.fc1.out_features != block.fc2.in_features:
         raise UnsupportedModel(
@@ -266,8 +266,8 @@ def _tokens(model: nn.Module, example: Tensor, parts: Sequence[BlockParts]) -> i
         given, returned = seen.get(block.name, (None, None))
         if given is None or len(given) != 3 or given != returned or given != first:
             raise UnsupportedModel(
-                f"{block.name} takes {given} and returns {returned}, expected batch x tokens x width, the same "
-                "in every block."
+                f"{block.name} takes {given} and returns {returned}, expected batch x tokens x width, "
+                "the same in every block."
             )
     assert first is not None
     return int(first[1])
