@@ -21,7 +21,9 @@ def apply(
 
     Parameters keep their identity, so an optimiser goes on with the same objects; give it as ``optimizer``
     to have its state cut too. With ``inplace=False`` the model is copied first. Everything is checked
-    before anything is touched.
+    before anything is touched. Where attention takes its scale from a width, the weights of the queries
+    make up for the change, if they can be told apart from others; else the plan is tagged
+    ``changes_scale``.
 
     Raises:
         ValueError: if the plan was made for other shapes, or was applied already, or the optimiser keeps
@@ -36,6 +38,7 @@ def apply(
         _swap(tensors[name], value, plan.slices[name])
     for state, key, value in states:
         state[key] = value
+    _rescale(tensors, plan)
     repair_modules(target, plan)
     refresh_caches(target)
     return PruneReport(target, plan)
@@ -140,6 +143,16 @@ def _swap(tensor: Tensor, value: Tensor, dims: Mapping[int, list[int]]) -> None:
     tensor.data = value
     if gradient is not None:
         tensor.grad = cut_tensor(gradient.detach(), dims)
+
+
+@torch.no_grad()
+def _rescale(tensors: Mapping[str, Tensor], plan: Plan) -> None:
+    """Let queries make up for the narrower width by which attention divides."""
+    for name, dim, positions, factor in plan.rescaled:
+        index = torch.tensor(positions, dtype=torch.long, device=tensors[name].device)
+        scales = torch.ones(tensors[name].shape[dim], dtype=torch.float64, device=tensors[name].device)
+        shape = [-1 if place == dim else 1 for place in range(tensors[name].dim())]
+        tensors[name].data *= scales.index_fill_(0, index, factor).to(tensors[name].dtype).view(shape)
 
 
 def _cut_states(

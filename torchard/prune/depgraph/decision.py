@@ -23,6 +23,8 @@ class Plan:
     tags: tuple[str, ...] = ()
     frozen: dict[str, list[str]] = field(default_factory=dict)
     fingerprint: str = ""
+    # Parameter, dimension, positions afterwards, factor: makes up for scales that come from widths.
+    rescaled: list[tuple[str, int, list[int], float]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries and lists."""
@@ -46,6 +48,10 @@ class Plan:
             tags=tuple(data["tags"]),
             frozen={name: list(why) for name, why in data["frozen"].items()},
             fingerprint=str(data["fingerprint"]),
+            rescaled=[
+                (str(name), int(dim), [int(position) for position in positions], float(factor))
+                for name, dim, positions, factor in data.get("rescaled", ())
+            ],
         )
 
 
@@ -89,20 +95,37 @@ def _checked(group: Group, units: Sequence[int]) -> list[int]:
 def _build(graph: DimGraph, chosen: Mapping[Group, list[int]], keep: Mapping[Axis, list[int]]) -> Plan:
     widths = {leaf: len(units) for leaf, units in keep.items()}
     widths = {**graph.system.phantoms(widths), **widths}
-    tags = sorted({tag for group in chosen for tag in group.tags})
+    tags = {tag for group in chosen for tag in group.tags}
+    if not graph.changes_scale(widths):
+        tags.discard("changes_scale")
+    slices = _slices(graph, keep)
     return Plan(
         removed={group.id: units for group, units in chosen.items()},
         widths={group.id: (group.size, widths[group.axis]) for group in chosen},
-        slices=_slices(graph, keep),
+        slices=slices,
         shapes=dict(graph.original),
         conv_groups={name: width(node, widths) for name, node in graph.conv_groups.items()},
         attributes=_attributes(graph, widths),
         params=(graph.params(), graph.params(widths)),
         macs=(graph.macs(), graph.macs(widths)),
-        tags=tuple(tags),
+        tags=tuple(sorted(tags)),
         frozen=graph.frozen(),
         fingerprint=graph.fingerprint(),
+        rescaled=_rescaled(graph, widths, slices),
     )
+
+
+def _rescaled(
+    graph: DimGraph, widths: Mapping[Axis, int], slices: Mapping[str, Mapping[int, list[int]]]
+) -> list[tuple[str, int, list[int], float]]:
+    found = []
+    for site, factor in graph.changed_sites(widths):
+        for part in site.parts:
+            size = graph.original[part.name][part.dim]
+            held = slices.get(part.name, {}).get(part.dim, range(size))
+            positions = [place for place, position in enumerate(held) if position in part.positions]
+            found.append((part.name, part.dim, positions, factor))
+    return found
 
 
 def _attributes(graph: DimGraph, widths: Mapping[Axis, int]) -> list[tuple[str, str, int | None, int]]:

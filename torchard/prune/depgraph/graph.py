@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from torchard.prune.depgraph.algebra import Axis, Node, Prod, leaves, parts_of, reasons, resolve, units, width
 from torchard.prune.depgraph.ledger import Call, Dims, Ledger
-from torchard.prune.depgraph.sizes import Notebook, axes_of
+from torchard.prune.depgraph.scaling import Site, find_sites
+from torchard.prune.depgraph.sizes import Notebook, axes_of, evaluate
 from torchard.prune.depgraph.solver import System
 
 Heads = Literal["dims", "heads", "both", "none"]
@@ -74,6 +75,7 @@ class DimGraph:
     untouched: tuple[str, ...]
     system: System
     operations: tuple[str, ...]
+    sites: list[Site] = field(default_factory=list)
     original: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -82,6 +84,7 @@ class DimGraph:
     ) -> "DimGraph":
         """Keep of a trace what concerns parameters and buffers, and let the activations go."""
         by_id = {id(tensor): name for name, tensor in names.items()}
+        parameters = {key: name for key, name in by_id.items() if isinstance(names[name], nn.Parameter)}
         dims = {name: ledger.known[id(tensor)][1] for name, tensor in names.items()}
         owned = {leaf for nodes in dims.values() for node in nodes for leaf in leaves(node)}
         return cls(
@@ -96,6 +99,7 @@ class DimGraph:
             untouched=tuple(by_id[id(p)] for p in model.parameters() if id(p) not in ledger.touched),
             system=System.of(notebook, owned),
             operations=tuple(ledger.operations),
+            sites=find_sites(ledger, notebook, parameters),
             original={name: tuple(tensor.shape) for name, tensor in names.items()},
         )
 
@@ -151,6 +155,23 @@ class DimGraph:
                 if node.size > 1 and not any(True for _ in leaves(node)) and (why := reasons(node)):
                     found[f"{name}:{dim}"] = why
         return found
+
+    def changed_sites(self, widths: Mapping[Axis, int]) -> list[tuple[Site, float]]:
+        """Operations that scale by sizes these widths change, with the factor that would make up for it."""
+        attributes = self.system.attributes(widths)
+        factors = [(site, site.factor(widths, attributes)) for site in self.sites]
+        return [(site, factor) for site, factor in factors if factor != 1]
+
+    def changes_scale(self, widths: Mapping[Axis, int]) -> bool:
+        """Whether a number made from sizes changes with these widths and nothing can make up for it."""
+        changed = self.changed_sites(widths)
+        attributes = self.system.attributes(widths)
+        made_up = {site.index for site, _ in changed}
+        return any(not site.parts for site, _ in changed) or any(
+            evaluate(note.expression, widths, attributes) != note.value
+            for note in self.system.notebook.scalings
+            if made_up.isdisjoint(range(note.first, note.last))
+        )
 
     def name_of(self, leaf: Axis) -> str:
         """A name for a free axis: that of its group."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from torchard.prune.depgraph.algebra import Fixed, Node, axis, freeze
 
@@ -25,6 +26,26 @@ class Call:
     scale: Node | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One operation of the trace as it was called; ``counted`` unless it is left out of ``operations``."""
+
+    index: int
+    name: str
+    func: Any
+    arguments: dict[str, Any]
+    out: Any
+    counted: bool
+
+    def operands(self) -> list[Tensor]:
+        """Every tensor among the arguments."""
+        return [leaf for leaf in tree_leaves(self.arguments) if isinstance(leaf, Tensor)]
+
+    def results(self) -> list[Tensor]:
+        """Every tensor that came back."""
+        return [leaf for leaf in tree_leaves(self.out) if isinstance(leaf, Tensor)]
+
+
 @dataclass
 class Ledger:
     """The table of dimensions while a model runs.
@@ -42,6 +63,7 @@ class Ledger:
     unknown: Counter[str] = field(default_factory=Counter)
     touched: set[int] = field(default_factory=set)
     operations: list[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     training: bool = False  # a second pass, in training mode, that only looks for further dependencies
 
     @property

@@ -110,6 +110,8 @@ class Replay(TorchDispatchMode):
         self.scalings = [
             note for note in graph.system.notebook.scalings if self._new_value(note) != note.value
         ]
+        # Where the cut model makes up for a scale, the whole one keeps its own.
+        self.kept_scales = {site.index for site, _ in graph.changed_sites(self.widths) if site.parts}
         self.operations = graph.operations
         self.index = 0
 
@@ -139,7 +141,7 @@ class Replay(TorchDispatchMode):
     def _rescaled(self, index: int, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Numbers made from sizes, as the cut model makes them."""
         for note in self.scalings:
-            if note.first <= index < note.last:
+            if note.first <= index < note.last and index not in self.kept_scales:
                 args, kwargs = tree_map(lambda leaf, note=note: self._rescale(leaf, note), (args, kwargs))
         return args, kwargs
 
@@ -197,6 +199,8 @@ class Replay(TorchDispatchMode):
         changes: dict[str, Any] = {}
         if "normalized_shape" in chosen:
             changes["normalized_shape"] = list(chosen["input"].shape[-len(chosen["normalized_shape"]) :])
+        if note.scale is not None and note.index in self.kept_scales:
+            changes["scale"] = note.scale.size**-0.5
         if "HxW" in chosen:
             changes["C"] = chosen["input"].shape[1]
         if note.name == "aten.convolution" and chosen["groups"] > 1 and not chosen["transposed"]:

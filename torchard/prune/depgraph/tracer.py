@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 from torchard.prune.depgraph import rules as _rules  # noqa: F401  (registers every rule)
 from torchard.prune.depgraph.algebra import freeze
 from torchard.prune.depgraph.graph import DimGraph
-from torchard.prune.depgraph.ledger import Ledger
+from torchard.prune.depgraph.ledger import Ledger, Step
 from torchard.prune.depgraph.rules.factories import fixed_results
 from torchard.prune.depgraph.rules.registry import Op, as_results, bind_arguments, find_rule
 from torchard.prune.depgraph.sizes import Notebook
@@ -248,8 +248,11 @@ def record(func: Any, arguments: dict[str, Any], out: Any, ledger: Ledger) -> No
     known = [dims for dims in as_results(outcome, out) if dims is not None]
     for tensor, dims in zip(tensors, known, strict=True):
         ledger.record(tensor, dims)
-    if op.name not in UNCOUNTED and not ledger.training:
-        ledger.operations.append(op.name)
+    if not ledger.training:
+        counted = op.name not in UNCOUNTED
+        ledger.steps.append(Step(ledger.index, op.name, func, arguments, out, counted))
+        if counted:
+            ledger.operations.append(op.name)
 
 
 def _unknown(op: Op) -> Any:
