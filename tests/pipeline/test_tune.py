@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import timm
 
-from torchard.core.data import load_task
-from torchard.pipeline.tune import choice_notes, choose, freeze_lower
+from torchard.core.data import InputSpec, load_task
+from torchard.pipeline.planning import Plan
+from torchard.pipeline.training import optimizer, train
+from torchard.pipeline.tune import choice_notes, choose, freeze_lower, ways
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +43,39 @@ def test_the_lower_layers_are_frozen_and_the_classifier_is_not(name):
     assert flags == sorted(flags)  # frozen ones first
     assert not flags[0]
     assert flags[-1]
+
+
+def test_tune_mode_is_tried_where_convolutions_feed_batch_norms():
+    offered = {
+        name: [way.name for way in ways(timm.create_model(name))]
+        for name in ("resnet18", "vit_tiny_patch16_224")
+    }
+    assert offered["resnet18"] == ["SSF", "upper layers", "Tune mode", "full fine-tuning"]
+    assert offered["vit_tiny_patch16_224"] == ["SSF", "upper layers", "full fine-tuning"]
+
+
+def test_every_way_trains_what_it_says_and_leaves_an_ordinary_model(task):
+    few = dataclasses.replace(task, train=task.train.subset(range(32)))
+    before = timm.create_model("resnet18", num_classes=10).state_dict()
+    statistics = [name for name in before if name.endswith("running_mean")]
+    for way in ways(timm.create_model("resnet18")):
+        model = timm.create_model("resnet18", num_classes=10).eval()
+        model.load_state_dict(before)
+        way.attach(model)
+        spec = InputSpec((32, 32))
+        train(
+            model,
+            few,
+            spec,
+            Plan(2, (32,), "no", batch_size=16),
+            optimizer=optimizer(model, way.learning_rate, way.weight_decay),
+            callbacks=way.callbacks(),
+            evaluate=False,
+        )
+        way.finish(model)
+        after = model.state_dict()
+        assert after.keys() == before.keys(), way.name
+        assert not after["fc.weight"].equal(before["fc.weight"]), way.name
+        held = all(after[name].equal(before[name]) for name in statistics)
+        assert held == (way.name == "Tune mode") or way.name == "SSF", way.name
+        assert all(parameter.requires_grad for parameter in model.parameters()), way.name

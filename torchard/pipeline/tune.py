@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchard import hub
+from torchard.core.callback import Callback
 from torchard.core.checkpoint import load_into, load_tensors, save_tensors
 from torchard.core.data import InputSpec, Task
 from torchard.core.features import extract
@@ -27,10 +28,11 @@ from torchard.pipeline.planning import (
 from torchard.pipeline.training import balance, eval_loader, evaluate_split, optimizer, scalars, train
 from torchard.tune import interface, ssf
 from torchard.tune.linear_probe import fit_linear_probe, set_classifier_
+from torchard.tune.tune_mode import TuneMode, find_pairs
 
 TENSORS = "tuned.safetensors"
 HEAD_SCALE = 0.1  # of the random classifier: small, so that it does not push the layers below about
-TRIAL = 0.05  # of the stage's time, for each way that is tried
+TRIAL = 0.04  # of the stage's time, for each way that is tried
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to adapt a model: what it does to it before and after training, and how fast it learns."""
+    """One way to adapt a model: what it does to it before, in and after training, and how fast it learns."""
 
     name: str
-    attach: Callable[[nn.Module], object]
-    finish: Callable[[nn.Module], object]
     learning_rate: float
+    attach: Callable[[nn.Module], object] = lambda model: model
+    finish: Callable[[nn.Module], object] = lambda model: model
+    callbacks: Callable[[], Sequence[Callback]] = tuple
+    fits: Callable[[nn.Module], bool] = lambda model: True
     weight_decay: float = 0.05
 
     @property
@@ -63,9 +67,9 @@ class Way:
 def tune(job: Job, ranking: Mapping[str, Any]) -> Tuned:
     """Return the best-ranked model, tuned; cached in the run folder, resumed if it was interrupted.
 
-    A linear probe on frozen features costs little and is always fitted. SSF, training of the upper layers and
-    full fine-tuning are each tried for the same short time; the best on validation gets the rest of it. The
-    result is the better of that and the probe.
+    A linear probe on frozen features costs little and is always fitted. The ways that :func:`ways` names are
+    each tried for the same short time; the best on validation gets the rest of it. The result is the better
+    of that and the probe.
 
     Raises:
         DivergedError: if the loss became NaN or infinite.
@@ -78,13 +82,20 @@ def tune(job: Job, ranking: Mapping[str, Any]) -> Tuned:
     return Tuned(model.eval(), facts["model"], spec, facts["plan"]["precision"], facts)
 
 
-def ways() -> tuple[Way, ...]:
-    """Return the ways that are tried; the linear probe, which needs no training loop, stands apart."""
-    return (
-        Way("SSF", ssf.attach, _merge, learning_rate=5e-3),
-        Way("upper layers", freeze_lower, _thawed, learning_rate=1e-3),
-        Way("full fine-tuning", lambda model: model, lambda model: model, learning_rate=1e-3),
+def ways(model: nn.Module) -> tuple[Way, ...]:
+    """Return the ways to try on ``model``; the linear probe, which needs no training loop, stands apart."""
+    found = (
+        Way("SSF", 5e-3, attach=ssf.attach, finish=_merge),
+        Way("upper layers", 1e-3, attach=freeze_lower, finish=_thawed),
+        Way(
+            "Tune mode",
+            1e-3,
+            callbacks=lambda: [TuneMode()],
+            fits=lambda model: bool(find_pairs(model).pairs),
+        ),
+        Way("full fine-tuning", 1e-3),
     )
+    return tuple(way for way in found if way.fits(model))
 
 
 def choice_notes(validations: Mapping[str, Mapping[str, Any]], chosen: str, task: Task) -> list[str]:
@@ -131,9 +142,10 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
         full = hub.input_spec(name)
         full = full.resized((largest_size(task, full), largest_size(task, full)))
         probe, probe_row = _probed(job, name, full)
-        trials = {way.name: _tried(job, name, way, full, TRIAL * seconds) for way in ways()}
-        best = choose({way: row["validation"] for way, row in trials.items()}, task)
-        way = next(way for way in ways() if way.name == best)
+        tried = {way.name: way for way in ways(probe)}
+        trials = {label: _tried(job, name, way, full, TRIAL * seconds) for label, way in tried.items()}
+        best = choose({label: row["validation"] for label, row in trials.items()}, task)
+        way = tried[best]
         left = max(seconds - elapsed(), 0.2 * seconds)
         plan = _plan(job, name, way, full, 0.95 * left)
         spec = full.resized((plan.sizes[-1], plan.sizes[-1]))
@@ -245,6 +257,7 @@ def _trained(
             plan,
             optimizer=optimizer(model, way.learning_rate, way.weight_decay),
             stage=stage,
+            callbacks=way.callbacks(),
             seed=job.settings.seed,
             seconds=seconds,
             evaluate=stage is not None,
