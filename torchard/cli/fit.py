@@ -37,7 +37,7 @@ def command(
         macs=parse_macs(macs) if macs else None,
         latency=parse_latency(latency) if latency else None,
         params=parse_params(params) if params else None,
-        metric=metric or None,  # type: ignore[arg-type]  # checked by Settings
+        metric=metric or None,
         models=models,
         seed=seed,
         strict=strict,
@@ -60,7 +60,7 @@ def show(facts: Facts) -> None:
         facts["models"],
         [
             Column("name", head=f"{facts['model']}, {facts['tuned_by']}"),
-            Column("test", head=f"test {facts['metric'].replace('_', ' ')}", unit="%", scale=100, digits=1),
+            Column("test", head=f"test {facts['metric'].replace('_', ' ')}", unit="%", scale=100.0, digits=1),
             Column("params", unit="M", scale=1e-6, digits=2),
             Column("macs", head="MACs", unit="M", scale=1e-6, digits=0),
             Column("bytes", head="ONNX file", unit="MB", scale=1e-6, digits=1),
@@ -72,5 +72,7 @@ def show(facts: Facts) -> None:
     print_line(f"Target {targets}: {verdict}. {facts['test_images']} test images.")
     late = "" if facts["in_time"] else "; too little for this data on this machine"
     print_line(f"Time: {facts['seconds']:.0f} s of {facts['budget_seconds']:.0f} s{late}.")
+    for note in facts["notes"]:
+        print_line(f"Note: {note}")
     print_line(f"Report: {facts['report']}")
     print_line(f"Next: torchard predict {facts['run']} IMAGE   or   torchard serve {facts['run']}")

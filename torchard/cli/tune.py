@@ -30,7 +30,7 @@ def command(
     settings = Settings(
         data=data,
         seconds=parse_seconds(time) / SHARES["tune"],
-        metric=metric or None,  # type: ignore[arg-type]  # checked by Settings
+        metric=metric or None,
         models=model or "*",
         seed=seed,
     )
@@ -49,11 +49,13 @@ def show(facts: Facts) -> None:
         rows,
         [
             Column("name", head=facts["model"]),
-            Column("score", head=f"validation {metric}", unit="%", scale=100, digits=1),
+            Column("score", head=f"validation {metric}", unit="%", scale=100.0, digits=1),
             Column("trained_params", head="trained", unit="k", scale=1e-3, digits=1),
             Column("seconds", unit="s", digits=0),
             Column("chosen"),
         ],
     )
+    for note in facts["notes"]:
+        print_line(f"Note: {note}")
     print_line(f"Chosen: {facts['chosen']}. Weights: {facts['run']}/tuned.safetensors")
     print_line(f"Next: torchard prune {facts['run']}   or   torchard export {facts['run']}")

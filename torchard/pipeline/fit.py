@@ -120,6 +120,7 @@ def summary(job: Job) -> dict[str, Any]:
         "seconds": timing["total_seconds"],
         "budget_seconds": job.settings.seconds,
         "in_time": timing["total_seconds"] <= TOLERANCE * job.settings.seconds,
+        "notes": tune["notes"],
         "report": str(folder / "report.html"),
         "run": str(folder),
     }

@@ -1,10 +1,10 @@
 """What the user asked of a run: data, time, targets, seed."""
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from torchard.core.budget import Limit, parse_macs
-from torchard.core.data.task import METRICS, Metric
+from torchard.core.data.task import checked_metric
 from torchard.core.errors import UsageError
 
 DEFAULT_SECONDS = 600.0
@@ -27,7 +27,7 @@ class Settings:
     macs: Limit | None = None
     latency: Limit | None = None
     params: Limit | None = None
-    metric: Metric | None = None
+    metric: str | None = None
     models: str = "*"
     seed: int = 0
     strict: bool = False
@@ -35,8 +35,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.seconds >= SHORTEST:
             raise UsageError(f"`seconds={self.seconds}` is too short for a run; the least is {SHORTEST:g}")
-        if self.metric is not None and self.metric not in METRICS:
-            raise UsageError(f"`metric={self.metric!r}` is unknown; choose {', '.join(get_args(Metric))}")
+        if self.metric is not None:
+            checked_metric(self.metric)
         if self.seed < 0:
             raise UsageError(f"`seed={self.seed}` must not be negative")
 
