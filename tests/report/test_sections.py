@@ -4,7 +4,7 @@ import pytest
 
 from tests.report.sample_run import CELLS, write_sample_run
 from torchard.report.folder import RunRecord, read_run
-from torchard.report.sections import MATRIX_CLASSES, examined, headline, ranking, sections, spent
+from torchard.report.sections import MATRIX_CLASSES, choices, examined, headline, ranking, sections, spent
 
 
 @pytest.fixture
@@ -52,6 +52,23 @@ def test_a_missed_target_is_said(tmp_path):
 
 def test_the_chosen_model_is_marked_and_no_other(record):
     assert [row["model"] for row in ranking(record)["rows"] if row["chosen"]] == ["tf_efficientnet_lite0"]
+
+
+def test_the_chosen_way_is_called_best_only_if_no_other_had_a_higher_metric(record):
+    def told(*scores: float) -> str:
+        rows = [{"name": str(score), "validation": {"accuracy": score}} for score in scores]
+        tune = {"chosen": "0.8", "validation": {"accuracy": 0.8}, "candidates": rows}
+        (line,) = choices(RunRecord(path=Path(), settings={}, tune=tune))["lines"]
+        return line[2]
+
+    assert told(0.7, 0.8).startswith("best of 2 on the validation images: accuracy 80.0")
+    assert told(0.9, 0.8).startswith("chosen of 2 on the validation images: accuracy 80.0")
+    assert told(0.8).startswith("on the validation images")
+
+
+def test_no_two_stages_share_a_colour(record):
+    steps = [bar["step"] for bar in spent(record)["bars"]]
+    assert len(set(steps)) == len(steps) >= 5
 
 
 def test_shares_of_the_matrix_are_of_the_true_class():

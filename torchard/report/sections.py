@@ -196,7 +196,7 @@ def spent(record: RunRecord) -> Section:
     if other > 0.005 * longest:
         stages.append(("other", other))
     bars = [
-        {"name": printable(name), "seconds": seconds, "width": 100 * seconds / longest, "step": index % 4}
+        {"name": printable(name), "seconds": seconds, "width": 100 * seconds / longest, "step": index % 6}
         for index, (name, seconds) in enumerate(stages)
     ]
     over = budget is not None and total > budget
@@ -368,13 +368,17 @@ def _input_words(spec: Mapping[str, Any]) -> str:
 
 
 def _tuning_reason(record: RunRecord) -> str:
-    metric = _metric(record)
+    """How good the chosen way was; "best" only where no other way tried had a better metric."""
+    metric, candidates = _metric(record), objects(record.tune, "candidates")
     score = number(record.tune, "validation", metric)
-    tried = len(objects(record.tune, "candidates"))
-    among = f"best of {tried} on the validation images" if tried > 1 else "on the validation images"
-    return (
-        f"{among}: {metric_name(metric).lower()} {metric_value(metric, score)}" if score is not None else ""
+    if score is None:
+        return ""
+    tried = [number(row, "validation", metric) or 0.0 for row in candidates]
+    word = "best" if score >= max(tried, default=score) else "chosen"
+    among = (
+        f"{word} of {len(tried)} on the validation images" if len(tried) > 1 else "on the validation images"
     )
+    return f"{among}: {metric_name(metric).lower()} {metric_value(metric, score)}"
 
 
 def _pruning_reason(record: RunRecord) -> str:
