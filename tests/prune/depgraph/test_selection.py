@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tests.prune.depgraph.networks import Residual, perturbed, plain
 from torchard.core.budget import count_macs, count_params, parse_macs
 from torchard.prune.depgraph import (
+    StaleSizeError,
     Target,
     UnprunableError,
     UnreachableTargetError,
@@ -254,6 +255,27 @@ def test_what_cannot_be_reached_says_how_near_it_gets(graph):
 
 def test_a_target_that_holds_already_changes_nothing(graph):
     assert plan(graph, target=Target(macs=1.0)).removed == {}
+
+
+class Literal(nn.Module):
+    """Writes a size as a plain number into its code, and another as a shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(3, 12), nn.Linear(12, 16), nn.Linear(16, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.relu(self.first(inputs))
+        wide = self.second(hidden.view(-1, hidden.shape[1]))
+        return self.head(wide.view(-1, 4, 4).flatten(1))
+
+
+def test_a_size_written_as_a_number_freezes_or_is_told():
+    graph = trace(Literal(), torch.zeros(2, 3))
+    assert plan(graph, ratio=0.5).widths == {"first.weight": (12, 6)}
+    with pytest.raises(StaleSizeError, match=r"view is given the size 4 .*group second.weight"):
+        plan(graph, ratio=0.5, on_stale="raise")
+    plan(graph, ratio=0.5, on_stale="raise", ignore=["second"])
 
 
 @pytest.mark.parametrize(

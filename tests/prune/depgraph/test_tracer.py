@@ -238,3 +238,50 @@ def test_what_only_training_uses_is_cut_along():
     assert model.auxiliary[0].weight.shape == (3, 4)
     assert torch.equal(model.auxiliary[1].running_mean, statistics[:3])
     sum(out.sum() for out in model.train()(torch.randn(5, 4))).backward()
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.head = nn.LSTM(5, 8, 2, batch_first=True, bidirectional=True), nn.Linear(16, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.layers(inputs)[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs"),
+    [
+        (lambda: timm.create_model("test_vit", num_classes=3), torch.randn(2, 3, 160, 160)),
+        (Recurrent, torch.randn(2, 4, 5)),
+        (Residual, torch.randn(2, 3, 6, 6)),
+    ],
+    ids=["vit", "lstm", "residual"],
+)
+def test_a_trace_without_data_finds_the_same(build, inputs):
+    torch.manual_seed(0)
+    model = build()
+    real, fake = (plan(trace(model, inputs, mode=mode), ratio=0.5) for mode in ("real", "fake"))
+    assert real == fake
+    assert len(apply(model, fake).model(inputs)) == 2
+
+
+def test_a_model_without_memory_is_planned():
+    """Seven gigabytes of weights on the meta device."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(30000, 60000), nn.ReLU(), nn.Linear(60000, 10))
+    chosen = plan(trace(model, torch.empty(2, 30000, device="meta")), ratio=0.5, criterion="random")
+    assert chosen.params == (30001 * 60000 + 600010, 30001 * 30000 + 300010)
+
+
+def test_code_that_looks_at_values_cannot_be_traced_without_data():
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.layer(inputs) if inputs.sum().item() >= 0 else inputs
+
+    with pytest.raises(ValueError, match="without data; try `mode='real'`"):
+        trace(Branch(), torch.zeros(1, 3), mode="fake")

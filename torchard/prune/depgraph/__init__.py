@@ -9,7 +9,7 @@ from torchard.prune.depgraph.iterative import IterativePruner, prune
 from torchard.prune.depgraph.replay import Verification, verify
 from torchard.prune.depgraph.report import PruneReport
 from torchard.prune.depgraph.rules.registry import rule
-from torchard.prune.depgraph.selection import UnprunableError, plan
+from torchard.prune.depgraph.selection import StaleSizeError, UnprunableError, plan
 from torchard.prune.depgraph.sparsity import GroupSparsity, group_sparsity_
 from torchard.prune.depgraph.store import Origin, load_pruned, save_pruned
 from torchard.prune.depgraph.target import Target, UnreachableTargetError
@@ -32,6 +32,7 @@ __all__ = [
     "Origin",
     "Plan",
     "PruneReport",
+    "StaleSizeError",
     "Target",
     "UnprunableError",
     "UnreachableTargetError",

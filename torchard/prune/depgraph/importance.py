@@ -129,7 +129,7 @@ def random_scores(seed: int = 0) -> Criterion:
 
     def draw(member: Member) -> Tensor:
         size = max(unit for _, unit in member.pairs) + 1
-        return torch.rand(size, generator=generator).to(member.tensor.device)
+        return torch.rand(size, generator=generator)
 
     return draw
 

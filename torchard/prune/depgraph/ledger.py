@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
 from torchard.prune.depgraph.algebra import Fixed, Node, axis, freeze
@@ -120,6 +121,8 @@ def fixed_dims(sizes: Iterable[int]) -> Dims:
 
 
 def _address(tensor: Tensor) -> int:
+    if isinstance(tensor, FakeTensor):
+        return 0
     try:
         return tensor.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):  # sparse and opaque tensors have no storage

@@ -34,7 +34,7 @@ class Site:
 
     index: int  # of the operation
     expression: Expression
-    value: float
+    value: int | float
     divides: bool
     parts: tuple[Part, ...]  # empty if nothing can
 
@@ -58,7 +58,7 @@ def find_sites(ledger: Ledger, notebook: Notebook, names: Mapping[int, str]) -> 
 
 def _scaled(
     ledger: Ledger, notebook: Notebook
-) -> Iterator[tuple[Step, list[Tensor], Expression, float, bool]]:
+) -> Iterator[tuple[Step, list[Tensor], Expression, int | float, bool]]:
     """Operations with a scale made from sizes, and the tensors that could be scaled instead."""
     steps = {step.index: step for step in ledger.steps if step.counted}
     for call in ledger.calls:
@@ -75,7 +75,7 @@ def _scaled(
                 yield step, [step.arguments["self"]], note.expression, note.value, divides
 
 
-def _is_near(given: Any, value: float) -> bool:
+def _is_near(given: Any, value: int | float) -> bool:
     return isinstance(given, (int, float)) and abs(given - value) <= 1e-6 * abs(value)
 
 

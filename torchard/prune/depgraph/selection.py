@@ -13,17 +13,22 @@ from torchard.prune.depgraph.algebra import Axis
 from torchard.prune.depgraph.decision import Plan, plan_for
 from torchard.prune.depgraph.graph import DimGraph, Group, Heads, matches
 from torchard.prune.depgraph.importance import Criterion, Normalize, Reduce, random_scores, score
-from torchard.prune.depgraph.sizes import axes_of
+from torchard.prune.depgraph.sizes import Equation, axes_of, evaluate
 from torchard.prune.depgraph.solver import settle
 from torchard.prune.depgraph.target import Target, UnreachableTargetError, as_target
 
 Scope = Literal["local", "global", "isomorphic"]
 Cost = Literal["macs", "params"]
+OnStale = Literal["freeze", "raise"]
 Widths = dict[str, int]
 
 
 class UnprunableError(ValueError):
     """A layer that was asked for by name cannot be pruned; the message says why."""
+
+
+class StaleSizeError(ValueError):
+    """The model's code holds a size as a plain number that pruning would change; the message says where."""
 
 
 def plan(
@@ -44,6 +49,7 @@ def plan(
     normalize: Normalize | None = "mean",
     seed: int | None = None,
     original: Mapping[str, int] | None = None,
+    on_stale: OnStale = "freeze",
 ) -> Plan:
     """Return which units of which groups should go: plain data, nothing is changed.
 
@@ -56,10 +62,13 @@ def plan(
     :meth:`DimGraph.groups`. Kept widths are rounded up to multiples of ``round_to``; ``ratios`` sets the
     ratio of groups by name or pattern; ``max_ratio`` and ``min_units`` bound every group. ``original`` gives
     widths the ratio refers to where they are not the present ones. ``seed`` is for ``criterion="random"``.
+    A size that the model's code writes as a plain number (``view(-1, 4, 16)``) freezes the groups it
+    depends on; ``on_stale="raise"`` says where it stands instead.
 
     Raises:
         ValueError: if not exactly one of ``ratio`` and ``target`` is given, or one is out of range, or
             ``per`` is given where nothing is ranked (``scope="local"``) or scores are negative.
+        StaleSizeError: if asked for by ``on_stale``, naming the call, the size and the group.
         UnprunableError: if a layer named in ``ratios`` cannot be pruned.
         UnreachableTargetError: if no allowed widths meet the target; holds the nearest plan.
     """
@@ -78,11 +87,15 @@ def plan(
     while True:
         free = [group for group in groups if group.axis not in frozen]
         allocation = _Allocation(graph, free, scores, bounds, scope, per, frozen)
+        if on_stale == "raise":
+            _refuse_stale(groups, allocation.links.stale)
         widths = allocation.widths(ratio) if ratio is not None else _meet(allocation, wanted)
         new = allocation.misled(widths)
         if not new:
             return allocation.plan(widths)
-        frozen |= new
+        if on_stale == "raise":
+            _refuse_stale(groups, new)
+        frozen |= {leaf: f"{equation.where} relies on its size" for leaf, equation in new.items()}
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,9 @@ class _Allocation:
         self.graph, self.bounds, self.per = graph, bounds, per
         self.links = graph.system.links(group.axis for group in groups)
         while self.links.freeze_indivisible():
+            stale = self.links.stale
             self.links = graph.system.links(self.links.prunable - self.links.frozen.keys(), self.links.frozen)
+            self.links.stale.update(stale)
         self.links.frozen.update(frozen)
         groups = [group for group in groups if group.axis not in self.links.frozen]
         self.groups = list(groups)
@@ -170,14 +185,14 @@ class _Allocation:
         settled = settle(self.links.components(), self.axes(widths), least, steps)
         return {group.id: settled[group.axis] for group in self.groups}
 
-    def misled(self, widths: Widths) -> dict[Axis, str]:
+    def misled(self, widths: Widths) -> dict[Axis, Equation]:
         """Axes in equations or comparisons that would come out differently with these widths."""
         axes = self.axes(widths)
         found = {}
         for equation in self.graph.system.violated(axes):
             for leaf in axes_of(equation.left) | axes_of(equation.right):
                 if axes.get(leaf, leaf.size) != leaf.size:
-                    found[leaf] = f"{equation.where} relies on its size"
+                    found[leaf] = equation
         return found
 
     def plan(self, widths: Widths) -> Plan:
@@ -225,6 +240,17 @@ class _Allocation:
         widths = {group.axis: group.size - gone.get(group.id, 0) for group in members}
         now = cost(widths)
         return {g.id: now - cost({**widths, g.axis: widths[g.axis] - 1}) for g in members}
+
+
+def _refuse_stale(groups: Sequence[Group], stale: Mapping[Axis, Equation]) -> None:
+    for group in groups:
+        if (equation := stale.get(group.axis)) is not None:
+            size = evaluate(equation.right, {}, {})
+            raise StaleSizeError(
+                f"{equation.where} is given the size {size} as a plain number, which would change with the "
+                f"{group.size} units of group {group.id}; write it as a shape or an attribute, or leave the "
+                "group out with `ignore`"
+            )
 
 
 def _check_per(per: Cost | None, scope: Scope) -> None:

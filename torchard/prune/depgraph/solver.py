@@ -53,7 +53,8 @@ class System:
         """Return which of the axes must shrink together, and which cannot shrink at all."""
         links = Links(set(prunable) | set(frozen or {}), dict(frozen or {}))
         for expression in self.notebook.lost:
-            links.freeze(axes_of(expression), "its size becomes a plain number in the code")
+            equation = Equation(expression, evaluate(expression, {}, {}), "float()")
+            links.freeze_for(equation, axes_of(expression), "its size becomes a plain number in the code")
         pending = [(relation, self._substituted(relation)) for relation in self.relations]
         changed = True
         while changed:
@@ -107,6 +108,7 @@ class Links:
     prunable: set[Axis]
     frozen: dict[Axis, str] = field(default_factory=dict)
     parent: dict[Axis, Axis] = field(default_factory=dict)
+    stale: dict[Axis, Equation] = field(default_factory=dict)  # frozen because the code has a plain number
 
     def obey(self, polynomial: Polynomial | None, equation: Equation) -> bool:
         """Draw the consequence of one equation; return whether anything is new."""
@@ -124,7 +126,7 @@ class Links:
             return False
         degrees = polynomial.degrees(axes)
         if len(degrees) > 1 or 0 in degrees:
-            return self.freeze(axes, f"{equation.where} relies on its size")
+            return self.freeze_for(equation, axes, f"{equation.where} relies on its size")
         return any_of(self._join(axes[0], other) for other in axes[1:])
 
     def freeze(self, axes: Iterable[Axis], reason: str) -> bool:
@@ -132,6 +134,12 @@ class Links:
         new = [axis for axis in axes if axis in self.prunable and axis not in self.frozen]
         self.frozen.update(dict.fromkeys(new, reason))
         return bool(new)
+
+    def freeze_for(self, equation: Equation, axes: Iterable[Axis], reason: str) -> bool:
+        """Freeze axes because of what the code says, and remember what it says."""
+        new = [axis for axis in axes if axis in self.prunable and axis not in self.frozen]
+        self.stale.update(dict.fromkeys(new, equation))
+        return self.freeze(new, reason)
 
     def components(self) -> list[list[Axis]]:
         """Linked axes, each list sharing one kept fraction; single axes are left out."""

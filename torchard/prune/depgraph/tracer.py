@@ -3,12 +3,13 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from torchard.prune.depgraph import rules as _rules  # noqa: F401  (registers every rule)
 from torchard.prune.depgraph.algebra import freeze
@@ -20,6 +21,9 @@ from torchard.prune.depgraph.sizes import Notebook
 from torchard.prune.depgraph.watching import Watcher, tracked_attributes, transparent_python
 
 Examples = Tensor | Sequence[Any] | Mapping[str, Any]
+Mode = Literal["auto", "real", "fake"]
+
+_LARGE = 2 << 30  # bytes of parameters from which only shapes are computed
 
 
 def trace(
@@ -28,23 +32,47 @@ def trace(
     *,
     forward: Callable[[nn.Module], Any] | None = None,
     outputs_prunable: Sequence[int] = (),
+    mode: Mode = "auto",
 ) -> DimGraph:
     """Return which elements of which parameters of ``model`` depend on each other.
 
     One forward pass in eval mode without gradients, at most a few times as long as usual; every activation
     is held until it ends. The model is left as it was, also when it fails. ``example_inputs`` is a tensor, a
     sequence of positional or a mapping of keyword arguments; ``forward(model)`` replaces the call itself.
-    ``outputs_prunable`` counts the output tensors whose features may be removed too.
+    ``outputs_prunable`` counts the output tensors whose features may be removed too. ``mode="fake"`` computes
+    shapes only, without the memory and time of a pass: for models too big to run, also on the meta device.
+    It cannot follow code that looks at values. ``"auto"`` takes it for parameters above two gigabytes, unless
+    that fails.
 
     Raises:
         ValueError: if the model has no parameters, is of a kind that cannot be cut (scripted, quantised,
             sharded), or does not run on the example.
     """
     check_model(model)
+    if mode == "auto":
+        mode = "fake" if _is_large(model) else "real"
+        if mode == "fake" and not any(parameter.is_meta for parameter in model.parameters()):
+            with contextlib.suppress(ValueError):
+                return _traced(model, example_inputs, forward, outputs_prunable, FakeTensorMode)
+            mode = "real"
+    kind = FakeTensorMode if mode == "fake" else None
+    return _traced(model, example_inputs, forward, outputs_prunable, kind)
+
+
+def _traced(
+    model: nn.Module,
+    example_inputs: Examples,
+    forward: Callable[[nn.Module], Any] | None,
+    outputs_prunable: Sequence[int],
+    fake: type[FakeTensorMode] | None,
+) -> DimGraph:
     ledger, notebook = Ledger(), Notebook()
-    with untouched(model), quiet_kernels(), torch.no_grad():
+    shapes = fake(allow_non_fake_inputs=True) if fake is not None else None
+    with untouched(model), quiet_kernels(), torch.no_grad(), shapes or contextlib.nullcontext():
         model.eval()
         names = _record_parameters(ledger, model)
+        if shapes is not None:
+            example_inputs = tree_map(_without_data(shapes), example_inputs)
         _record_inputs(ledger, example_inputs)
         try:
             watching = Watcher(ledger, notebook), _Recorder(ledger)
@@ -53,11 +81,21 @@ def trace(
         except Exception as error:
             kind = type(model).__name__
             what = f"{type(error).__name__}: {error}"
-            raise ValueError(f"`example_inputs` does not run through {kind}: {what}") from error
+            way = " on tensors without data; try `mode='real'`" if shapes is not None else ""
+            raise ValueError(f"`example_inputs` does not run through {kind}{way}: {what}") from error
         _freeze_outputs(ledger, outputs, outputs_prunable)
         if any(id(parameter) not in ledger.touched for parameter in model.parameters()):
             _look_again(model, ledger, notebook, lambda: call(model, example_inputs, forward))
     return DimGraph.from_ledger(model, ledger, names, notebook)
+
+
+def _is_large(model: nn.Module) -> bool:
+    parameters = list(model.parameters())
+    return any(p.is_meta for p in parameters) or sum(p.nbytes for p in parameters) > _LARGE
+
+
+def _without_data(shapes: FakeTensorMode) -> Callable[[Any], Any]:
+    return lambda leaf: shapes.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf
 
 
 def _look_again(model: nn.Module, ledger: Ledger, notebook: Notebook, run: Callable[[], Any]) -> None:
@@ -223,6 +261,9 @@ def flat_outputs(outputs: Any) -> list[Any]:
 UNCOUNTED = {"aten.detach", "aten.alias", "aten.lift_fresh"}
 
 
+_QUESTIONS = {"prim::device", "prim::layout"}  # asked of tensors without data; they compute nothing
+
+
 class _Recorder(TorchDispatchMode):
     """Apply the rule of each ATen operation to the ledger."""
 
@@ -233,8 +274,10 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        arguments = bind_arguments(func, args, kwargs or {})
         out = func(*args, **(kwargs or {}))
+        if func._schema.name in _QUESTIONS:
+            return out
+        arguments = bind_arguments(func, args, kwargs or {})
         record(func, arguments, out, self.ledger)
         return out
 
