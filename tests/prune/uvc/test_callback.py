@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.prune.uvc.models import DEPTH, SPEC, answers, images, small_vit
 from torchard.core.budget import count_macs
+from torchard.core.callback import Callback, TrainingRun
 from torchard.core.errors import DivergedError, UsageError
 from torchard.core.trainer import Trainer
 from torchard.prune.uvc import UVC, Distillation, Rates, Search, UnsupportedModel, UVCDecision, export
@@ -153,13 +154,30 @@ def test_a_search_goes_on_where_it_was_saved():
     assert all(map(torch.equal, model.state_dict().values(), twin.model.state_dict().values()))
 
 
-def test_a_training_that_was_stopped_ends_like_one_that_was_not(tmp_path):
-    whole = UVC(small_vit(), search=SEARCH)
-    trainer(whole, tmp_path / "whole", epochs=3).fit()
-    first = UVC(small_vit(), search=SEARCH)
-    trainer(first, tmp_path / "parts", steps=7, epochs=3).fit()
-    second = UVC(small_vit(), search=SEARCH)
-    trainer(second, tmp_path / "parts", epochs=3).fit()
+class Dies(Callback):
+    """After a step of its own."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, run: TrainingRun) -> None:
+        if run.step == self.step:
+            raise OSError("killed")
+
+
+def test_a_training_that_was_killed_ends_like_one_that_was_not(tmp_path):
+    def run(folder, dies):
+        uvc = UVC(small_vit(), search=SEARCH)
+        made = trainer(uvc, tmp_path / folder, epochs=3)
+        made.callbacks.append(Dies(dies))
+        made.fit(checkpoint_seconds=0)
+        return uvc
+
+    whole = run("whole", 0)
+    with pytest.raises(OSError, match="killed"):
+        run("parts", 7)
+    second = run("parts", 0)
+    assert second.variables.s.any()
     assert torch.equal(whole.variables.s, second.variables.s)
     assert torch.equal(whole.gates.logits, second.gates.logits)
     assert torch.equal(answers(whole.model), answers(second.model))
@@ -178,13 +196,13 @@ def test_metrics_tell_kinds_apart(tmp_path):
 
 
 def test_the_training_stops_once_an_epoch_has_held_all_constraints():
-    uvc = UVC(small_vit(), search=Search(warmup_epochs=0, prune=("mlp",), rates=Rates(units=0.0, dual=0.0)))
+    search = Search(warmup_epochs=0, prune=("mlp",), rates=Rates(units=0.0, dual=0.0))
+    uvc = UVC(small_vit(), 0.75, search=search)
     with torch.no_grad():
         for block in uvc.model.blocks:
             block.mlp.fc2.weight[:, :23] = 0
             block.mlp.fc2.weight.requires_grad_(False)
     uvc.variables.s[:, 1] = 23
-    uvc.budget = 0.75
     assert trainer(uvc, epochs=5).fit().stopped_by == "settled"
 
 

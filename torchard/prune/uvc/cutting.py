@@ -161,8 +161,8 @@ def _narrowed(attn: Any, decision: UVCDecision, number: int, width: int) -> Narr
     kept = _kept_columns(decision, number, len(decision.dims[number]), width).view(-1, width)
     surviving = [head for head in range(len(kept)) if head not in decision.heads[number]]
     narrow = NarrowAttention(attn, kept[surviving])
-    for module in (narrow, narrow.qkv, narrow.proj):
-        module.training = attn.training
+    for module, old in ((narrow, attn), (narrow.qkv, attn.qkv), (narrow.proj, attn.proj)):
+        module.training = old.training
     return narrow
 
 

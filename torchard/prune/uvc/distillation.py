@@ -81,7 +81,8 @@ class Distilled(Callback):
         if self.teacher is None:
             return loss
         alpha, settings = self.settings.alpha, self.settings
-        self.teacher.to(outputs.device)
+        if next(self.teacher.parameters(), outputs).device != outputs.device:
+            self.teacher.to(outputs.device)
         with torch.no_grad():
             answers = self.teacher(inputs)
         kl = distillation_loss(

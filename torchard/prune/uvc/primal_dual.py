@@ -34,7 +34,7 @@ class Rates:
     gate_weight: float = 5e-4
     gate_interval: int = 50
     dual: float = 1e-4
-    z: tuple[float, ...] = (1, 5, 9, 13, 17)
+    z: tuple[float, ...] = (1.0, 5.0, 9.0, 13.0, 17.0)
     relative: bool = False
 
     def __post_init__(self) -> None:
