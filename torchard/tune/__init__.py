@@ -9,7 +9,9 @@ from torchard.tune.adapters import (
     UnreachableSiteError,
 )
 from torchard.tune.b_tuning import BTuning
+from torchard.tune.cross_modal_adapter import CrossModalAdapters
 from torchard.tune.interface import TuneSummary
+from torchard.tune.retrieval import VideoIndex
 from torchard.tune.ssf import ScaleShift
 from torchard.tune.statistics import HeldStatistics
 from torchard.tune.taskres import TaskResidual
@@ -20,6 +22,7 @@ __all__ = [
     "AdapterMismatchError",
     "AdapterSpec",
     "BTuning",
+    "CrossModalAdapters",
     "HeldStatistics",
     "NoPairsError",
     "NotMergeableError",
@@ -30,5 +33,6 @@ __all__ = [
     "TuneMode",
     "TuneSummary",
     "UnreachableSiteError",
+    "VideoIndex",
     "ZeroShotClassifier",
 ]

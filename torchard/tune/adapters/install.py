@@ -74,13 +74,15 @@ def install(
         UnreachableSiteError: if ``sample`` shows that a layer is never run; the model is as it was.
     """
     refuse_occupied(model, name)
+    adapters = _built(model, spec, config, sites)  # may refuse: nothing is changed before
     tuning = tuning_of(model) or _new_tuning(model, frozen=freeze_base)
     attachment = Attachment(
         spec.slug, spec.version, config, dict(sites), also_train, fingerprint(model, sites), trainable
     )
     if freeze_base:
         _freeze_base(model)
-    _put_adapters(model, spec, attachment, name)
+    for path, adapter in adapters.items():
+        add_adapter(model.get_submodule(path), name, adapter)
     _remember_head(model, tuning, attachment)
     tuning.attachments[name] = attachment
     tuning.active = (name,)
@@ -129,16 +131,20 @@ def _freeze_base(model: nn.Module) -> None:
         parameter.requires_grad_(False)
 
 
-def _put_adapters(model: nn.Module, spec: AdapterSpec, attachment: Attachment, name: str) -> None:
-    shared = spec.build_shared(model, attachment.config) if spec.build_shared else None
+def _built(
+    model: nn.Module, spec: AdapterSpec, config: Any, sites: Mapping[str, Site]
+) -> dict[str, SiteAdapter]:
+    """The adapters by the path of their layer; the model does not carry them yet."""
+    adapters: dict[str, SiteAdapter] = {}
+    shared = spec.build_shared(model, config) if spec.build_shared else None
     if shared is not None:
         _match(shared, model)
-        add_adapter(model, name, shared)
-    for path, site in attachment.sites.items():
+        adapters[""] = shared
+    for path, site in sites.items():
         layer = model.get_submodule(path)
-        adapter = spec.build(layer, site, attachment.config, shared)
-        _match(adapter, layer if any(True for _ in layer.parameters()) else model)
-        add_adapter(layer, name, adapter)
+        adapters[path] = spec.build(layer, site, config, shared)
+        _match(adapters[path], layer if any(True for _ in layer.parameters()) else model)
+    return adapters
 
 
 def _match(adapter: SiteAdapter, layer: nn.Module) -> None:
