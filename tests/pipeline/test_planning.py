@@ -7,12 +7,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from torchard.pipeline.planning import (
+    BATCH_SIZE,
     FEWEST_EPOCHS,
+    FEWEST_STEPS,
     MOST_EPOCHS,
     SMALLEST,
     Pace,
     Plan,
     affordable_sizes,
+    least_images,
     measure_pace,
     phase_sizes,
     plan_training,
@@ -32,8 +35,14 @@ def test_phases_grow_and_end_at_the_final_size(final):
 def test_affordable_sizes_fit_the_time_unless_they_are_the_smallest(images, seconds):
     sizes = affordable_sizes(PACE, images, seconds, largest=224)
     cost = PACE.seconds * sum((size / 224) ** 2 for size in sizes) / len(sizes)
-    assert sizes[-1] == SMALLEST or images * FEWEST_EPOCHS * cost <= seconds
+    assert sizes[-1] == SMALLEST or least_images(images) * cost <= seconds
     assert sizes[-1] <= 224
+
+
+def test_little_data_is_seen_often_enough_to_learn_from_it():
+    assert least_images(50) == 50 * MOST_EPOCHS
+    assert least_images(2_000) == FEWEST_STEPS * BATCH_SIZE
+    assert least_images(100_000) == 100_000 * FEWEST_EPOCHS
 
 
 def test_images_smaller_than_the_smallest_phase_stay_as_they_are():

@@ -19,7 +19,8 @@ from torchard.core.surgery import flags_kept
 Precision = Literal["no", "bf16"]
 BATCH_SIZE = 32
 MOST_EPOCHS = 30
-FEWEST_EPOCHS = 6  # below, a smaller input buys more than its pixels are worth
+FEWEST_EPOCHS = 6  # below either, a smaller input buys more than its pixels are worth
+FEWEST_STEPS = 1000
 SMALLEST = 64
 STRIDE = 32
 OVERHEAD = 1.15  # augmentation, optimiser and averaging, on top of forward and backward
@@ -138,14 +139,19 @@ def phase_sizes(final: int) -> tuple[int, ...]:
 
 
 def affordable_sizes(pace: Pace, images: int, seconds: float, *, largest: int) -> tuple[int, ...]:
-    """Return the phases of the largest final size, up to ``largest``, that get ``FEWEST_EPOCHS`` in time.
+    """Return the phases of the largest final size, up to ``largest``, that gets :func:`least_images` in time.
 
     Costs are taken to grow with the area from the ``pace`` measured at one size.
     """
     for final in range(largest, SMALLEST, -STRIDE):
-        if images * FEWEST_EPOCHS * _mean_cost(pace, phase_sizes(final)) <= seconds:
+        if least_images(images) * _mean_cost(pace, phase_sizes(final)) <= seconds:
             return phase_sizes(final)
     return phase_sizes(min(SMALLEST, largest))
+
+
+def least_images(images: int) -> int:
+    """Return how many images a training should see: a few epochs, more on little data for enough steps."""
+    return min(max(FEWEST_EPOCHS * images, FEWEST_STEPS * BATCH_SIZE), MOST_EPOCHS * images)
 
 
 def plan_training(pace: Pace, sizes: Sequence[int], images: int, seconds: float) -> Plan:
