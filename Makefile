@@ -36,8 +36,8 @@ demo: setup  ## solar cells to a small tested model, in eleven minutes: see runs
 test: setup  ## all tests (ARGS="-k logme" for some of them)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-pythons: setup  ## the decompiler on every other Python that is installed
-	@$(BIN)/python -m tests.compiler.pythons
+test-pythons: setup  ## the decompiler on Python 3.9 to 3.14: sets up, by pyenv and npm, those that are missing
+	@$(ONE_THREAD) $(BIN)/python -m tests.compiler.pythons --install $(ARGS)
 
 check: setup  ## style, types, the order of floors, the docs
 	$(BIN)/ruff check

@@ -1,8 +1,10 @@
 """The functions of the standard library outside its tests: the corpus the decompiler is measured on."""
 
 import os
+import sys
 import sysconfig
 import types
+import zipfile
 
 LEFT_OUT = ("test", "tests", "idle_test", "site-packages", "__pycache__")
 GENERATED = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "__annotate__")
@@ -19,14 +21,25 @@ def files(root=None):
     return found
 
 
-def functions(root=None):
-    """Yield (name, code) for every ``def`` and ``lambda``, nested ones too, compiled from source."""
+def sources(root=None):
+    """Yield (path, text) for every module; a library that lies in a zip file is read from there."""
     for path in files(root):
         with open(path, "rb") as file:
-            try:
-                module = compile(file.read(), path, "exec")
-            except SyntaxError:
-                continue
+            yield path, file.read()
+    for archive in [] if root else [entry for entry in sys.path if zipfile.is_zipfile(entry)]:
+        with zipfile.ZipFile(archive) as library:
+            for name in sorted(library.namelist()):
+                if name.endswith(".py") and not set(LEFT_OUT) & set(name.split("/")):
+                    yield name, library.read(name)
+
+
+def functions(root=None):
+    """Yield (name, code) for every ``def`` and ``lambda``, nested ones too, compiled from source."""
+    for path, text in sources(root):
+        try:
+            module = compile(text, path, "exec")
+        except SyntaxError:
+            continue
         yield from _nested(module, os.path.basename(path))
 
 

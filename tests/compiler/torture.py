@@ -258,7 +258,7 @@ def behaviour(function, n):
         if isinstance(result, types.GeneratorType):
             result = _drive(result, n)
         elif inspect.iscoroutine(result):
-            result = asyncio.run(result)
+            result = _finish(result) if sys.platform == "emscripten" else asyncio.run(result)
         return "returned", repr(result), [repr(one) for one in log]
     except BaseException as error:
         return (
@@ -268,6 +268,27 @@ def behaviour(function, n):
             repr(error.__cause__),
             [repr(one) for one in log],
         )
+
+
+def _finish(coroutine):
+    """Run a coroutine where no event loop may block: all that is awaited here is ready."""
+    begun = []
+    before = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(firstiter=begun.append)
+    try:
+        return _send(coroutine)
+    finally:
+        for generator in begun:  # as asyncio.run does at its end
+            _send(generator.aclose())
+        sys.set_asyncgen_hooks(*before)
+
+
+def _send(coroutine):
+    while True:
+        try:
+            coroutine.send(None)
+        except StopIteration as stop:
+            return stop.value
 
 
 def _drive(generator, n):

@@ -229,7 +229,7 @@ def _with_lines(tree: ast.Module, lines: "dict[int, int]", like: CodeType) -> as
         if isinstance(node, ast.stmt):
             line = lines.get(node.lineno, line)
         if hasattr(node, "lineno"):
-            node.lineno = node.end_lineno = line
+            vars(node).update(lineno=line, end_lineno=line)
         todo.extend((child, line) for child in ast.iter_child_nodes(node))
     return tree
 
