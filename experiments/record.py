@@ -1,7 +1,6 @@
 """Write down what an experiment measured, with all that is needed to measure it again."""
 
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from torchard.cli.console import Column, print_line, print_table
 from torchard.core.files import write_json
-from torchard.core.provenance import machine, versions
+from torchard.core.provenance import command, machine, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMED = ("torchard", "torch", "torchvision", "timm", "numpy", "onnxruntime")
@@ -56,15 +55,8 @@ def save(
 def provenance() -> dict[str, Any]:
     """Return the command, the date, the machine and the versions, as a JSON value."""
     return {
-        "command": _command(),
+        "command": shlex.join(command()),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "versions": versions(NAMED),
     }
-
-
-def _command() -> str:
-    """The command as it would be typed in the repository: ``python -m package.module arguments``."""
-    main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    start = ["-m", main.name.removesuffix(".__main__")] if main is not None else [Path(sys.argv[0]).name]
-    return shlex.join(["python", *start, *sys.argv[1:]])

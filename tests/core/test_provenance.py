@@ -2,12 +2,32 @@
 
 import json
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
 
 from torchard.core import provenance
+
+
+@pytest.mark.parametrize(
+    ("module", "program", "told"),
+    [
+        (None, "/somewhere/bin/torchard", "torchard fit x"),
+        ("torchard.__main__", "/somewhere/torchard/__main__.py", "torchard fit x"),
+        ("experiments.tune.ssf", "/somewhere/ssf.py", "python -m experiments.tune.ssf fit x"),
+        (None, "/somewhere/mine.py", "python mine.py fit x"),
+        (None, "-c", "python -c fit x"),
+    ],
+)
+def test_the_command_is_what_was_typed(monkeypatch, module, program, told):
+    main = SimpleNamespace(__spec__=module and SimpleNamespace(name=module))
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", [program, "fit", "x"])
+    assert " ".join(provenance.command()) == told
 
 
 def test_the_machine_is_told_in_json_values():

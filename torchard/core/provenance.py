@@ -1,13 +1,27 @@
-"""Where a result comes from: the machine and the versions it was made with."""
+"""Where a result comes from: the command, the machine and the versions it was made with."""
 
 import os
 import platform
+import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+
+
+def command() -> list[str]:
+    """Return what was typed to start this process: ``torchard …``, ``python -m module …``, ``python file …``."""
+    main = getattr(sys.modules.get("__main__"), "__spec__", None)
+    program = Path(sys.argv[0]).name
+    if main is not None:
+        start = ["python", "-m", main.name.removesuffix(".__main__")]
+    elif program.endswith(".py") or program.startswith("-"):
+        start = ["python", program]
+    else:
+        start = [program]
+    return [*(["torchard"] if start[-1] == "torchard" else start), *sys.argv[1:]]
 
 
 def machine() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import datetime
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torchard
 from torchard.core.data import load_task
 from torchard.core.errors import UsageError
-from torchard.core.provenance import machine, versions
+from torchard.core.provenance import command, machine, versions
 from torchard.core.run import RunFolder, check_usable
 from torchard.pipeline.deploy import deploy
 from torchard.pipeline.job import SHARES, Job, stopwatch
@@ -130,7 +129,7 @@ def provenance() -> dict[str, Any]:
     """Return what a reader needs to reproduce the run: versions, machine, command and time."""
     return {
         "torchard": torchard.__version__,
-        "command": ["torchard", *sys.argv[1:]],
+        "command": command(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(PACKAGES),
         "machine": machine(),
