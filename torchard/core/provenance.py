@@ -12,7 +12,7 @@ import torch
 
 
 def command() -> list[str]:
-    """Return what was typed to start this process: ``torchard …``, ``python -m module …``, ``python file …``."""
+    """Return what was typed to start this process: ``torchard …``, ``python -m …`` or ``python file …``."""
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
     program = Path(sys.argv[0]).name
     if main is not None:
