@@ -11,7 +11,7 @@ from torch import nn
 from torchard import hub
 from torchard.core.callback import Callback
 from torchard.core.checkpoint import load_into, load_tensors, save_tensors
-from torchard.core.data import InputSpec, Task
+from torchard.core.data import InputSpec, Task, resolution_note
 from torchard.core.features import extract
 from torchard.core.run import Stage
 from torchard.core.surgery import classifier_name
@@ -169,7 +169,10 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
         "candidates": candidates,
         "chosen": chosen,
         "validation": validations[chosen],
-        "notes": size_notes(task, spec) + choice_notes(validations, chosen, task),
+        "notes": [
+            *filter(None, [resolution_note(task, spec.size)]),
+            *choice_notes(validations, chosen, task),
+        ],
     }
 
 
@@ -188,17 +191,6 @@ def _plan(
     key = {"data": job.task.fingerprint, "settings": job.settings.to_json(), "input": spec.to_json()}
     kind = "trial-plan" if sizes else "plan"
     return Plan.from_json(job.run.cached(f"{kind}-{way.slug}", key, compute))
-
-
-def size_notes(task: Task, spec: InputSpec) -> list[str]:
-    """Return a warning if the images are much smaller than what the model reads."""
-    if task.image_size is None or 2 * max(task.image_size) > max(spec.size):
-        return []
-    height, width = task.image_size
-    return [
-        f"The images ({height}×{width} pixels) are enlarged to {spec.size[0]}×{spec.size[1]}: "
-        "a model trained for small images may do better and cost less."
-    ]
 
 
 def _probed(job: Job, name: str, spec: InputSpec) -> tuple[nn.Module, dict[str, Any]]:
