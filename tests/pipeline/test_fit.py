@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,15 +19,19 @@ from torchard.core.budget import count_params, parse_macs
 from torchard.core.checkpoint import load_tensors
 from torchard.core.errors import UsageError
 from torchard.pipeline import Settings, fit
-from torchard.pipeline.export_run import built
+from torchard.pipeline.export_run import built, export_run
 
+# What steers a terminal, a template, a browser or a table; the rest of the class names is plain.
+HOSTILE = "-<b onclick=x>[red]{{7*7}}\n'\"\u202e\U0001f600"
 FILES = ("rank", "tune", "prune", "export", "test", "report", "timing", "data", "torchard")
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("fit")
-    return write_digits(root / "digits"), write_model(root / "model"), root
+    digits = write_digits(root / "digits")
+    (digits / "digit 2").rename(digits / HOSTILE)
+    return digits, write_model(root / "model"), root
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +97,23 @@ def test_mistakes_are_wrong_and_the_surest_come_first(finished):
     assert confidences == sorted(confidences, reverse=True)
 
 
-def test_the_standalone_script_answers_like_the_report(finished, places):
+def test_the_standalone_script_names_the_classes_as_they_are(finished, places):
     _, run, _ = finished
-    image = places[0] / "digit 2" / "003.png"
+    image = places[0] / HOSTILE / "003.png"
     script = subprocess.run(
-        [sys.executable, "-I", run / "predict.py", image], capture_output=True, text=True, check=True
+        [sys.executable, "-I", run / "predict.py", "--json", "--", image],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert "digit" in script.stdout
+    (row,) = json.loads(script.stdout)["images"]
+    assert {guess["label"] for guess in row["predictions"]} == {"digit 0", "digit 1", HOSTILE}
+
+
+def test_a_hostile_name_is_text_in_the_report(finished):
+    page = (finished[1] / "report.html").read_text(encoding="utf-8")
+    assert "&lt;b onclick=x&gt;[red]{{7*7}}" in page
+    assert "<b onclick" not in page
 
 
 def test_other_commands_can_open_the_run_wherever_its_model_came_from(finished):
@@ -106,6 +121,17 @@ def test_other_commands_can_open_the_run_wherever_its_model_came_from(finished):
     tuned, pruned = (hub.load(str(run)), built(run))
     assert count_params(tuned) == facts["models"][0]["params"]
     assert (pruned.stage, count_params(pruned.model)) == ("pruned", facts["models"][1]["params"])
+
+
+def test_exporting_again_keeps_the_comparison_that_the_report_shows(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[1], run)
+    before = read(run, "export")
+    export_run(run)
+    after = read(run, "export")
+    assert (after["tuned"], after["speedup"]) == (before["tuned"], before["speedup"])
+    assert after["onnx"]["latency_ms"] == before["onnx"]["latency_ms"]
+    assert after["eager"]["bytes"] > 0
 
 
 def test_a_finished_run_is_only_read(finished, settings):

@@ -29,7 +29,7 @@ def command(
 
     settings = Settings(
         data=data,
-        seconds=parse_seconds(time) / SHARES["tune"],
+        seconds=round(parse_seconds(time) / SHARES["tune"], 1),
         metric=metric or None,
         models=model or "*",
         seed=seed,

@@ -75,7 +75,7 @@ def export_run(
     facts = _write(found, target, checked, say)
     if out is None and (folder / "torchard.json").is_file():
         with RunFolder.open(folder) as run:
-            run.write("export", facts)
+            run.write("export", _beside(run.read("export") or {}, facts))
     return {"model": found.stage, "folder": str(target), **facts}
 
 
@@ -85,6 +85,14 @@ def _own_pictures(folder: Path) -> Sequence[Picture]:
         raise UsageError(f"{quote(folder)} names no data to check the export on; give --image FILE.")
     task = load_task(settings["data"], seed=int(settings.get("seed", 0)))
     return pictures(task.validation)
+
+
+def _beside(earlier: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """The new facts, and what :func:`deploy` found of the unpruned model; both files were timed in turn."""
+    if "tuned" not in earlier:
+        return facts
+    timed = facts["onnx"] | {"latency_ms": earlier["onnx"]["latency_ms"]}
+    return earlier | facts | {"onnx": timed}
 
 
 def _write(
