@@ -65,7 +65,7 @@ def export(
     if any(decision.heads[number] or decision.units[number] for number in kept):
         graph = trace(small, example_for(small) if example is None else example[:1])
         found = removable(graph, [parts[number] for number in kept], spec)
-        removed = {}
+        removed: dict[str, tuple[int, ...]] = {}
         for number, (heads, units) in zip(kept, found):
             removed |= {heads.id: decision.heads[number]} if heads is not None else {}
             removed |= {units.id: decision.units[number]} if units is not None else {}
@@ -177,6 +177,6 @@ def _linear_part(layer: nn.Linear, places: Tensor, dim: int) -> nn.Linear:
     return part
 
 
-def _parameter_part(parameter: nn.Parameter, places: Tensor, dim: int) -> nn.Parameter:
+def _parameter_part(parameter: Tensor, places: Tensor, dim: int) -> nn.Parameter:
     value = parameter.detach().index_select(dim, places).contiguous()
     return nn.Parameter(value, requires_grad=parameter.requires_grad)

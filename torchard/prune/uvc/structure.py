@@ -278,7 +278,8 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def _classifier_macs(model: nn.Module) -> int:
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else getattr(model, "head", None)
+    ask: Any = getattr(model, "get_classifier", None)
+    classifier = ask() if ask is not None else getattr(model, "head", None)
     layers = classifier if isinstance(classifier, tuple | list) else [classifier]
     return sum(layer.in_features * layer.out_features for layer in layers if isinstance(layer, nn.Linear))
 
