@@ -38,7 +38,7 @@ def main(step: str, *, install: bool) -> int:
 
 
 def found(minor: int) -> Command | None:
-    """Return the command that checks Python 3.``minor`` with a given step, or None if that Python is not here."""
+    """Return the command that checks Python 3.``minor`` with a given step; None if it is not here."""
     python = program(minor)
     if python is not None:
         return lambda step: [python, "-E", str(ROOT / "tests/compiler/elsewhere.py"), step]
@@ -63,16 +63,8 @@ def program(minor: int) -> str | None:
 def set_up(minor: int) -> None:
     """Let pyenv build Python 3.``minor``, or npm fetch it as pyodide; what fails is told in a line."""
     if minor in PYODIDE and shutil.which("npm") and shutil.which("node"):
-        _try(
-            "npm",
-            "install",
-            "--silent",
-            "--no-audit",
-            "--no-fund",
-            "--prefix",
-            str(NODE_MODULES),
-            PYODIDE[minor],
-        )
+        quiet = ("--silent", "--no-audit", "--no-fund")
+        _try("npm", "install", *quiet, "--prefix", str(NODE_MODULES), PYODIDE[minor])
     elif shutil.which("pyenv"):
         _try("pyenv", "install", "--skip-existing", f"3.{minor}")
 

@@ -1,7 +1,6 @@
 """A sample of the standard library through the decompiler, here and on the other interpreters that are
 present."""
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -9,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from tests.compiler import corpus
+from tests.compiler import corpus, pythons
 from tests.conftest import ROOT
 from tests.contracts.cases import ToolCase
 from torchard.compiler import depyf
@@ -30,26 +29,33 @@ def test_a_sample_of_the_standard_library_is_proved():
     assert counts["structured"] >= 0.99 * len(sample) - 1
 
 
-def interpreters() -> list[str]:
-    """Other Pythons that the decompiler supports: named in TORCHARD_PYTHONS, or found on the PATH."""
-    named = os.environ.get("TORCHARD_PYTHONS", "")
-    found = named.split(os.pathsep) if named else [f"python3.{minor}" for minor in (9, 10, 12, 13, 14)]
-    here = f"python3.{sys.version_info.minor}"
-    return [name for name in found if name and name != here]
-
-
-@pytest.mark.parametrize("name", interpreters())
-def test_another_interpreter_decompiles_its_own_library(name):
-    import shutil
-
-    program = shutil.which(name)
-    if program is None or subprocess.run([program, "--version"], capture_output=True).returncode:
-        pytest.skip(f"{name} is not installed here")
-    done = subprocess.run(
-        [program, "-E", str(ROOT / "tests/compiler/elsewhere.py"), "200"],
-        capture_output=True, text=True, timeout=300, cwd=ROOT,
-    )  # fmt: skip
+@pytest.mark.parametrize("minor", [minor for minor in pythons.MINORS if minor != sys.version_info.minor])
+def test_another_interpreter_decompiles_its_own_library(minor):
+    command = pythons.found(minor)
+    if command is None:
+        pytest.skip(f"Python 3.{minor} is not installed here")
+    done = subprocess.run(command("400"), capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_pythons_that_are_missing_are_named_and_fail_nothing(monkeypatch, capfd):
+    monkeypatch.setattr(pythons, "found", lambda minor: None)
+    monkeypatch.setattr(pythons.shutil, "which", lambda name: None)
+    assert pythons.main("400", install=True) == 0
+    assert capfd.readouterr().out == "Pythons skipped, not installed: 3.9, 3.10, 3.11, 3.12, 3.13, 3.14\n"
+
+
+def test_a_python_that_fails_is_named_and_fails_the_run(monkeypatch, capfd):
+    monkeypatch.setattr(
+        pythons, "found", lambda minor: lambda step: [sys.executable, "-c", f"raise SystemExit({minor} == 9)"]
+    )
+    assert pythons.main("400", install=False) == 1
+    assert "Pythons failed: 3.9\n" in capfd.readouterr().out
+
+
+def test_a_tool_that_cannot_set_up_says_so_in_a_line(capfd):
+    pythons._try(sys.executable, "-c", "raise SystemExit('no network')")
+    assert "could not: no network" in capfd.readouterr().out
 
 
 def test_the_public_names_are_there():

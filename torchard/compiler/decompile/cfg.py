@@ -5,7 +5,7 @@ from typing import Any
 from torchard.compiler.decompile.graph import Block, Graph
 from torchard.compiler.decompile.ops import ENDS, MATCHING, Op
 from torchard.compiler.decompile.protect import JUMPS_UNCOVERED, Protection
-from torchard.compiler.decompile.simplify import derotate, merge, thread, unify_drops
+from torchard.compiler.decompile.simplify import derotate, merge, share_ends, thread, unify_drops
 from torchard.compiler.decompile.slots import Unstructured
 
 
@@ -31,6 +31,7 @@ def build(ops: "list[Op]", stacks: "list[Any]", protection: Protection) -> Graph
     thread(graph)
     graph.refresh()
     merge(graph)
+    share_ends(graph)
     unify_drops(graph)
     derotate(graph)
     graph.entry = root.succs[0]

@@ -11,6 +11,7 @@ def fold(flow: Flow) -> Flow:
     """Return the flow with idioms as single operations."""
     ops = flow.ops
     targets = {op.target for op in ops if op.target is not None}
+    stacks = list(flow.stacks)
     dead: "set[int]" = set()
     index = 0
     while index < len(ops) - 2:
@@ -19,11 +20,13 @@ def fold(flow: Flow) -> Flow:
             or _link(ops, index, targets, dead)
             or _kept(ops, index, targets, dead)
         )
+        for place in range(index, index + size):
+            if place not in dead:
+                stacks[place] = flow.stacks[index]  # whole sequences act on the stack before them
         index += size or 1
     if not dead:
         return flow
-    stacks = [stack for index, stack in enumerate(flow.stacks) if index not in dead]
-    return Flow(drop(ops, dead), stacks)
+    return Flow(drop(ops, dead), [stack for index, stack in enumerate(stacks) if index not in dead])
 
 
 def _generator_shortcut(ops: "list[Op]", index: int, dead: "set[int]") -> int:

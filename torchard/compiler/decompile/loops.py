@@ -58,6 +58,7 @@ def comprehension(s: Any, stack: Stack, header: Block, found: "list[Block]") -> 
     target.done = lambda place: setattr(node, "target", place)
     part = Stack(s.scope, [Slot("mark", data="outside") for _ in stack.slots])
     collected = s.scope.settings.special("collected")
+    s.scope.frozen.add(collected)
     part.push("pure", ast.Name(collected, ast.Load()), frozenset((collected,)))
     part.push("mark", data="iterator")
     part.push("target", data=target)

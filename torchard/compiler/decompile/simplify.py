@@ -69,6 +69,65 @@ def unify_drops(graph: Graph) -> None:
     graph.refresh()
 
 
+_DROPS = {"Branch": ["Pop"], "BranchKeep": ["Swap", "Pop"]}
+
+
+def share_ends(graph: Graph) -> None:
+    """A failed link of a chained comparison may be followed by a copy of the end that the last link leads to,
+    instead of a jump there: make it the jump again."""
+    for block in list(graph.blocks):
+        if [op.name for op in block.ops[-2:-1]] != ["ChainLink"] or len(block.succs) != 2:
+            continue
+        failed, drops = block.succs[1], _DROPS.get(block.ops[-1].name, [])
+        size = len(drops)
+        if failed.succs or failed.kind != "plain" or [op.name for op in failed.ops[:size]] != drops:
+            continue
+        end = _same_end(graph, block, failed, failed.ops[size:])
+        if end is not None:
+            block.succs[1] = _part(graph, failed, 0, size, [end])
+    graph.refresh()
+
+
+def _same_end(graph: Graph, block: Block, failed: Block, ops: "list[Op]") -> "Block | None":
+    """The block behind the last link whose operations are ``ops``, cut off what computes that link if need be."""
+    for one in _last_ways(block):
+        if not ops or one.succs or one.chain != failed.chain or one.level != failed.level:
+            continue
+        if _same_ops(one.ops, ops):
+            return one
+        start = len(one.ops) - len(ops)
+        if start > 0 and one.ops[start - 1].name == "Compare" and _same_ops(one.ops[start:], ops):
+            tail = _part(graph, one, start, len(one.ops), [])
+            tail.height = failed.height - 1
+            one.ops, one.succs = one.ops[:start], [tail]
+            return tail
+    return None
+
+
+def _part(graph: Graph, block: Block, start: int, end: int, succs: "list[Block]") -> Block:
+    """A new block of some of another's operations."""
+    part = Block(max(other.index for other in graph.blocks) + 1, block.start + start)
+    part.ops, part.succs = block.ops[start:end], succs
+    part.chain, part.level, part.height = block.chain, block.level, block.height
+    graph.blocks.append(part)
+    return part
+
+
+def _last_ways(block: Block) -> "list[Block]":
+    """Where the last link of the chained comparison leads; the block it stands in if nothing branches there."""
+    for _ in range(20):
+        if [op.name for op in block.ops[-2:-1]] != ["ChainLink"]:
+            break
+        block = block.succs[0]
+    return block.succs or [block]
+
+
+def _same_ops(one: "list[Op]", two: "list[Op]") -> bool:
+    if len(one) != len(two):
+        return False
+    return all(a.name == b.name and type(a.arg) is type(b.arg) and a.arg == b.arg for a, b in zip(one, two))
+
+
 def derotate(graph: Graph) -> None:
     """``while`` loops repeat their test at the end of the body: make the repetition a jump to the first
     test."""
