@@ -2,11 +2,13 @@
 
 import importlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 
+from torchard import hub
 from torchard.cli import main
 from torchard.cli.rank import chart
 from torchard.core.data import InputSpec
@@ -80,3 +82,20 @@ def test_the_chart_is_to_scale():
     assert far == "far " + " " * 31 + "●"
     assert near == "near  " + "─" * 10 + "●" + "─" * 9
     assert chart(rows[:1]) == ["far  " + " " * 15 + "●"]
+
+
+def test_an_unknown_engine_is_refused_in_one_line(networks, capsys):
+    code, _, err = run(capsys, "--engine", "abacus")
+    assert code == 2
+    assert "must be local or ray" in err
+
+
+def test_models_that_fail_are_named(networks, capsys, monkeypatch):
+    stage = importlib.import_module("torchard.pipeline.rank")
+    monkeypatch.setattr(stage, "available", lambda pattern: [*networks, "gone"])
+    describe = hub.describe
+    gone = SimpleNamespace(source="folder")  # there when asked for, and not when loaded
+    monkeypatch.setattr("torchard.hub.describe", lambda name: gone if name == "gone" else describe(name))
+    code, out, _ = run(capsys)
+    assert code == 0
+    assert "Not ranked: gone: " in out

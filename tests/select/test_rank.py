@@ -1,6 +1,8 @@
 """Ranking: one pass a model, honest error bars, ties said, features remembered."""
 
 import json
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -261,7 +263,7 @@ def test_a_ranking_sorts_prints_and_speaks_json(task):
     models = {f"net{i}": network(i) for i in range(3)}
     ranking = rank(models, task, samples=60)
     facts = json.loads(json.dumps(ranking.to_json()))
-    assert set(facts) == {"scorer", "rows", "tied", "chosen", "reason", "samples", "seconds"}
+    assert set(facts) == {"scorer", "rows", "tied", "chosen", "reason", "samples", "seconds", "failed"}
     wanted = {"model", "source", "score", "error", "knn", "params", "macs", "seconds", "input"}
     assert wanted <= set(facts["rows"][0])
     assert [row.beside["knn"] for row in ranking.sorted("knn")] == sorted(
@@ -278,6 +280,66 @@ def test_a_ranking_sorts_prints_and_speaks_json(task):
         ranking.sorted("beauty")
     with pytest.raises(ValueError, match="at least 3"):
         ranking.agreement({"net0": 1.0})
+
+
+def broken(seed: int) -> nn.Module:
+    model = network(seed)
+    model.conv1[0].weight.data.fill_(float("nan"))
+    return model
+
+
+def test_a_model_that_fails_is_named_and_the_others_are_ranked(task):
+    good = rank({"a": network(0), "b": network(1)}, task, samples=30)
+    found = rank({"a": network(0), "ill": broken(2), "b": network(1)}, task, samples=30)
+    assert found.failed == {"ill": "`features` holds NaN or infinity."}
+    assert [(row.model, row.score) for row in found.rows] == [(row.model, row.score) for row in good.rows]
+    assert "Not ranked: ill: `features` holds NaN" in str(found)
+    assert good.failed == {}
+
+
+def compared(ranking: Ranking) -> list[tuple[str, float, float, float]]:
+    return [(row.model, row.score, row.error, row.beside["knn"]) for row in ranking.rows]
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_workers_give_the_numbers_of_one_process(task, tmp_path, engine, monkeypatch):
+    models = {"a": network(0), "ill": broken(2), "b": network(1)}
+    alone = rank(models, task, samples=30)
+    seen: list[str] = []
+    if engine == "ray":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # ray's own
+            ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+    addresses: set[str] = set()
+
+    def progress(name: str) -> None:
+        seen.append(name)
+        if engine == "ray":
+            addresses.update(node["NodeManagerAddress"] for node in ray.nodes())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if engine == "ray" else "error")
+        apart = rank(models, task, samples=30, cache=tmp_path, workers=2, engine=engine, progress=progress)
+    assert compared(apart) == [(name, *map(pytest.approx, numbers)) for name, *numbers in compared(alone)]
+    assert apart.failed == alone.failed
+    assert sorted(seen) == ["a", "b", "ill"]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3  # the ill one's features too
+    if engine == "ray":
+        assert addresses == {"127.0.0.1"}
+        assert not ray.is_initialized()
+
+
+def test_what_cannot_be_sent_to_workers_is_refused(task):
+    with pytest.raises(UsageError, match="`workers` needs a task"):
+        rank({"net": network(0)}, [], workers=2)
+    with pytest.raises(UsageError, match="workers=0"):
+        rank({"net": network(0)}, task, workers=0)
+    with pytest.raises(UsageError, match="is your own"):
+        rank({"net": network(0)}, task, workers=2, scorer=replace(LOGME, name="mine"))
+    closed = network(0)
+    closed.extra = lambda: None
+    with pytest.raises(UsageError, match="net cannot be sent"):
+        rank({"net": closed}, task, workers=2)
 
 
 def test_bad_calls(task):

@@ -25,6 +25,8 @@ def command(
     cache: Annotated[
         Path | None, typer.Option(help="A folder to keep features in, for the next call.")
     ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the models.")] = 1,
+    engine: Annotated[str, typer.Option(help="Where they run: local, or ray (a cluster).")] = "local",
     seed: Annotated[int, typer.Option(help="Of the split and of the sample.")] = 0,
 ) -> None:
     from torchard.core.data import load_task
@@ -37,6 +39,8 @@ def command(
         raise UsageError(
             f"--scorer {scorer!r}: {first.name} has no error of its own; name another one first."
         )
+    if engine not in ("local", "ray"):
+        raise UsageError(f"--engine {engine!r} must be local or ray.")
     names = available(models)
     task = load_task(data, seed=seed)
     notes = progress()
@@ -48,7 +52,11 @@ def command(
         samples=samples or None,
         seed=seed,
         cache=cache,
-        progress=lambda name: notes.print(f"Looking with {name} …"),
+        workers=workers,
+        engine="ray" if engine == "ray" else "local",
+        progress=lambda name: notes.print(
+            f"Looking with {name} …" if workers == 1 else f"Looked with {name}."
+        ),
     )
     emit({"data": data, "task": task.name, **ranking.to_json()}, show)
 
@@ -73,6 +81,8 @@ def show(facts: Facts) -> None:
     for line in chart(facts["rows"]):
         print_line(line)
     print_line()
+    for name, reason in facts["failed"].items():
+        print_line(f"Not ranked: {name}: {reason}")
     print_line(f"{facts['reason']} {facts['samples']} images looked at.")
     print_line(f"Next: torchard tune {facts['data']} --model {facts['chosen']}")
 

@@ -69,6 +69,8 @@ def _rank(job: Job) -> dict[str, Any]:
         cache=job.run.path / "features",
         progress=lambda name: job.say(f"rank: {name}"),
     )
+    for name, why in found.failed.items():
+        job.say(f"rank: {name} is left out: {why}")
     facts = found.to_json()
     rows = [row | {"seconds_per_image": row["seconds"] / found.samples} for row in facts["rows"]]
     chosen = choose(rows, found.tied, images=len(job.task.train), seconds=job.share("tune"))

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,18 @@ from torchard.core.errors import FileRefusedError, UsageError
 from torchard.core.features import extract
 from torchard.core.run import content_key
 from torchard.select.ranking import Ranking, Row, low_if_none
-from torchard.select.scorers import KNN, LOGME, JointScorer, Look, Scorer, pieces, standard_error
+from torchard.select.scorers import (
+    KNN,
+    LOGME,
+    JointScorer,
+    Look,
+    Scorer,
+    named,
+    pieces,
+    scorers,
+    standard_error,
+)
+from torchard.select.workers import Engine, run_jobs
 
 BATCH = 64
 TIE_ERRORS = 2.0  # models closer than so many standard errors of their difference are called tied
@@ -34,6 +46,8 @@ def rank(
     seed: int = 0,
     layer: str | None = None,
     cache: Path | None = None,
+    workers: int = 1,
+    engine: Engine = "local",
     progress: Callable[[str], None] = lambda name: None,
 ) -> Ranking:
     """Return the models ordered by ``scorer`` on what they make of the data, with costs and error bars.
@@ -48,21 +62,35 @@ def rank(
     standard errors of that difference, on the same samples, are tied, and the cheapest is chosen. Features
     are kept in ``cache`` under a hash of weights, images and input, so that a second call costs seconds.
 
+    ``workers`` processes share the models, each with its part of the threads; with ``engine="ray"`` they are
+    those of the Ray cluster this program is connected to, or of one started on this machine for the call
+    (on a cluster, ``cache`` and the images must be at the same path everywhere). Numbers are those of one
+    process up to rounding. A model that fails, or whose process dies, is named in ``failed`` with the reason,
+    and the others are ranked. Programs that use workers need ``if __name__ == "__main__":``.
+
     Raises:
-        ValueError: if there are no models or no data, or a model does not say what input it wants.
-        UsageError: if a name is unknown, or ``cache`` is given with a loader, whose content has no name.
+        ValueError: if there are no models or no data, or all of them fail, as when none says what input it
+            wants.
+        UsageError: if a name is unknown, or ``cache`` or ``workers`` is given with a loader, whose content
+            has no name, or a model or scorer cannot be sent to another process.
+        MissingExtraError: if Ray is wanted and not installed.
     """
     if not models:
         raise ValueError("`models` is empty: there is nothing to rank.")
-    if cache is not None and not isinstance(data, Task):
-        raise UsageError("`cache` needs a task: the batches of a loader have no name to keep features under.")
+    apart = workers != 1 or engine != "local"
+    if (cache is not None or apart) and not isinstance(data, Task):
+        option = "workers" if cache is None else "cache"
+        raise UsageError(f"`{option}` needs a task: the batches of a loader have no name to find them by.")
     start = time.perf_counter()
     scene = _scene(data, samples, seed, layer, cache)
-    judged = []
-    for name, source, model in _each(models):
-        progress(name)
-        judged.append(_judged(name, source, model, scene, scorer, beside))
-    return _ranking(_joined(judged, beside), scorer, time.perf_counter() - start)
+    run = _apart if apart else _here
+    outcomes = run(_sources(models), scene, scorer, beside, progress, workers=workers, engine=engine)
+    failed = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, _Failed)}
+    judged = [outcome for outcome in outcomes.values() if isinstance(outcome, _Judged)]
+    if not judged:
+        raise _all_failed(failed)
+    ranking = _ranking(_joined(judged, beside), scorer, time.perf_counter() - start)
+    return replace(ranking, failed={name: failure.reason for name, failure in failed.items()})
 
 
 # How one model is looked at: what it shows of the samples, and the size of image it was given.
@@ -79,23 +107,120 @@ class _Judged:
     samples: int
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """Why a model could not be ranked, and whether the call is to blame."""
+
+    reason: str
+    misused: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A model to look at, and how: all that another process needs. Scorers go by their names."""
+
+    name: str
+    source: str
+    model: nn.Module | None  # None: the hub has it under the name
+    scene: _Scene
+    scorer: str
+    beside: tuple[str, ...]
+
+
+def _here(
+    models: Mapping[str, tuple[str, nn.Module | None]],
+    scene: _Scene,
+    scorer: Scorer,
+    beside: Sequence[Scorer | JointScorer],
+    progress: Callable[[str], None],
+    **_: Any,
+) -> dict[str, _Judged | _Failed]:
+    outcomes: dict[str, _Judged | _Failed] = {}
+    for name, (source, model) in models.items():
+        progress(name)
+        outcomes[name] = _attempt(name, source, model, scene, scorer, beside)
+    return outcomes
+
+
+def _apart(
+    models: Mapping[str, tuple[str, nn.Module | None]],
+    scene: _Scene,
+    scorer: Scorer,
+    beside: Sequence[Scorer | JointScorer],
+    progress: Callable[[str], None],
+    *,
+    workers: int,
+    engine: Engine,
+) -> dict[str, _Judged | _Failed]:
+    """The same from other processes; ``progress`` hears of a model when it is done."""
+    words = (_name_of(scorer), tuple(_name_of(one) for one in beside))
+    candidates = {name: _Candidate(name, *model, scene, *words) for name, model in models.items()}
+    outcomes: dict[str, _Judged | _Failed] = {}
+    for name, outcome in run_jobs(_attempt_candidate, candidates, workers=workers, engine=engine):
+        progress(name)
+        outcomes[name] = _Failed(str(outcome)) if isinstance(outcome, Exception) else outcome
+    return {name: outcomes[name] for name in models}
+
+
+def _attempt_candidate(candidate: _Candidate) -> "_Judged | _Failed":
+    first, others = named(candidate.scorer), [named(name) for name in candidate.beside]
+    assert isinstance(first, Scorer)
+    return _attempt(candidate.name, candidate.source, candidate.model, candidate.scene, first, others)
+
+
+def _attempt(
+    name: str,
+    source: str,
+    model: nn.Module | None,
+    scene: _Scene,
+    scorer: Scorer,
+    beside: Sequence[Scorer | JointScorer],
+) -> "_Judged | _Failed":
+    """What became of one model; whatever goes wrong with it must not cost the others."""
+    try:
+        return _judged(name, source, hub.load(name) if model is None else model, scene, scorer, beside)
+    except Exception as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        return _Failed(reason, isinstance(error, UsageError))
+
+
+def _name_of(scorer: Scorer | JointScorer) -> str:
+    if scorers().get(scorer.name) is not scorer:
+        raise UsageError(f"the scorer {scorer.name!r} is your own and cannot be sent to another process.")
+    return scorer.name
+
+
+def _all_failed(failed: Mapping[str, _Failed]) -> ValueError:
+    kind = UsageError if all(failure.misused for failure in failed.values()) else ValueError
+    return kind("; ".join(f"{name}: {failure.reason}" for name, failure in failed.items()))
+
+
 def _scene(
     data: Task | Iterable[Any], samples: int | None, seed: int, layer: str | None, cache: Path | None
 ) -> _Scene:
     if not isinstance(data, Task):
         return lambda name, model: _looked_at_loader(model, data, layer)
-    split, fingerprint = _subsample(data.train, samples, seed), data.fingerprint
+    return _TaskScene(_subsample(data.train, samples, seed), data.fingerprint, layer, cache)
 
-    def look(name: str, model: nn.Module) -> tuple[Look, tuple[int, int]]:
-        spec = _spec(name, model)
-        if cache is None:
-            return _looked_at_split(model, split, spec, layer), spec.size
-        facts = {"format": 1, "data": fingerprint, "input": spec.to_json(), "layer": layer}
-        key = content_key({**facts, "samples": list(split.names), "weights": _digest(model)})
-        file = cache / f"{key}.safetensors"
-        return _remembered(file, split, lambda: _looked_at_split(model, split, spec, layer)), spec.size
 
-    return look
+@dataclass(frozen=True, eq=False)
+class _TaskScene:
+    """A task's samples, looked at by each model at its own input, and remembered in ``cache``."""
+
+    split: Split
+    fingerprint: str
+    layer: str | None
+    cache: Path | None
+
+    def __call__(self, name: str, model: nn.Module) -> tuple[Look, tuple[int, int]]:
+        spec = _spec(model)
+        if self.cache is None:
+            return _looked_at_split(model, self.split, spec, self.layer), spec.size
+        facts = {"format": 1, "data": self.fingerprint, "input": spec.to_json(), "layer": self.layer}
+        key = content_key({**facts, "samples": list(self.split.names), "weights": _digest(model)})
+        file = self.cache / f"{key}.safetensors"
+        fresh = partial(_looked_at_split, model, self.split, spec, self.layer)
+        return _remembered(file, self.split, fresh), spec.size
 
 
 def _judged(
@@ -108,13 +233,10 @@ def _judged(
 ) -> _Judged:
     start = time.perf_counter()
     look, size = scene(name, model)
-    try:
-        score = _score(scorer, look)
-        parts = pieces(scorer, look) if scorer.fits(look) else None
-        others = {one.name: _score(one, look) for one in beside if isinstance(one, Scorer)}
-        terms = {one.name: one.terms(look) for one in beside if isinstance(one, JointScorer)}
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    score = _score(scorer, look)
+    parts = pieces(scorer, look) if scorer.fits(look) else None
+    others = {one.name: _score(one, look) for one in beside if isinstance(one, Scorer)}
+    terms = {one.name: one.terms(look) for one in beside if isinstance(one, JointScorer)}
     row = Row(
         model=name,
         source=source,
@@ -200,20 +322,20 @@ def _with_gap(row: Row, top: float) -> Row:
     return replace(row, gap=gap)
 
 
-def _each(models: Mapping[str, nn.Module] | Sequence[str]) -> Iterator[tuple[str, str, nn.Module]]:
-    """Name, source and module of each model; those given by name are loaded only when their turn comes."""
+def _sources(models: Mapping[str, nn.Module] | Sequence[str]) -> dict[str, tuple[str, nn.Module | None]]:
+    """Source and module by name; those given by name are loaded only when their turn comes."""
     if isinstance(models, Mapping):
-        yield from ((name, "module", model) for name, model in models.items())
-        return
-    for name in [models] if isinstance(models, str) else models:
-        yield name, hub.describe(name).source, hub.load(name)
+        return {name: ("module", model) for name, model in models.items()}
+    return {
+        name: (hub.describe(name).source, None) for name in ([models] if isinstance(models, str) else models)
+    }
 
 
-def _spec(name: str, model: nn.Module) -> InputSpec:
+def _spec(model: nn.Module) -> InputSpec:
     try:
         return hub.input_spec(model)
     except ValueError as error:
-        raise ValueError(f"{name}: {error} Or give a loader in place of the task.") from None
+        raise ValueError(f"{error} Or give a loader in place of the task.") from None
 
 
 def _subsample(split: Split, samples: int | None, seed: int) -> Split:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scipy.stats import spearmanr, weightedtau
@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Models from best to worst score; which of them are tied with the best; which to take, and why."""
+    """Models from best to worst score, which are tied with the best, which to take and why, which failed."""
 
     scorer: str
     rows: tuple[Row, ...]
@@ -47,6 +47,7 @@ class Ranking:
     reason: str
     samples: int
     seconds: float
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         others = list(self.rows[0].beside)
@@ -56,7 +57,8 @@ class Ranking:
         lines = [
             "   ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table
         ]
-        return "\n".join([*lines, self.reason])
+        failures = [f"Not ranked: {name}: {reason}" for name, reason in self.failed.items()]
+        return "\n".join([*lines, *failures, self.reason])
 
     def sorted(self, by: str) -> list[Row]:
         """Return the rows by any scorer, best first, or by ``params``, ``macs``, ``seconds``, least first.
