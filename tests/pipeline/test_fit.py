@@ -198,8 +198,7 @@ RUN = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from torchard import hub
-from torchard.core.budget import count_params, parse_macs
+from torchard.core.budget import parse_macs
 from torchard.pipeline import Settings, fit
 fit(Settings(sys.argv[1], seconds=600.0, models=sys.argv[2], macs=parse_macs("0.6x")), Path(sys.argv[3]))
 """
@@ -214,23 +213,31 @@ def run_to_the_end(places, run: Path) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def run_and_kill(places, run: Path, sign: str, delay: float) -> None:
-    """Kill the run soon after the file ``sign`` appears in its folder."""
+def run_and_stop(places, run: Path, sign: str, how: signal.Signals, delay: float) -> None:
+    """Send the run a signal soon after the file ``sign`` appears in its folder."""
     with subprocess.Popen(command(places, run), env=ONE_THREAD, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not (run / sign).exists():
             time.sleep(0.01)
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(how)
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_every_stage_ends_like_an_uninterrupted_one(places, tmp_path):
+def test_a_run_stopped_in_every_stage_ends_like_an_uninterrupted_one(places, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_to_the_end(places, whole)
-    # A kill soon after each of these appears: in tuning, pruning, recovery and export.
+    # Soon after each of these appears, so in tuning, pruning, recovery and export; a scheduler's SIGTERM and
+    # Ctrl-C among the kills.
     chance = random.Random(0)
-    for sign in ("rank.json", "tune.json", "recovery-plan.json", "prune.json"):
-        run_and_kill(places, killed, sign, delay=0.3 * chance.random())
+    stops = (
+        ("rank.json", signal.SIGKILL),
+        ("trial-ssf.json", signal.SIGINT),
+        ("tune.json", signal.SIGKILL),
+        ("recovery-plan.json", signal.SIGTERM),
+        ("prune.json", signal.SIGKILL),
+    )
+    for sign, how in stops:
+        run_and_stop(places, killed, sign, how, delay=0.3 * chance.random())
     run_to_the_end(places, killed)
     assert read(killed, "test") == read(whole, "test")
     for name in ("tuned.safetensors", "pruned.safetensors"):
