@@ -2,13 +2,11 @@
 
 import importlib
 import json
-from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 
-from torchard import hub
 from torchard.cli import main
 from torchard.cli.rank import chart
 from torchard.core.data import InputSpec
@@ -90,12 +88,9 @@ def test_an_unknown_engine_is_refused_in_one_line(networks, capsys):
     assert "must be local or ray" in err
 
 
-def test_models_that_fail_are_named(networks, capsys, monkeypatch):
-    stage = importlib.import_module("torchard.pipeline.rank")
-    monkeypatch.setattr(stage, "available", lambda pattern: [*networks, "gone"])
-    describe = hub.describe
-    gone = SimpleNamespace(source="folder")  # there when asked for, and not when loaded
-    monkeypatch.setattr("torchard.hub.describe", lambda name: gone if name == "gone" else describe(name))
+def test_models_that_fail_are_named(networks, capsys, tmp_path):
+    (tmp_path / "net1" / "model.safetensors").write_bytes(b"damaged")
     code, out, _ = run(capsys)
     assert code == 0
-    assert "Not ranked: gone: " in out
+    assert "Not ranked: net1: " in out
+    assert "net0 is the only model" in out

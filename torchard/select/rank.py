@@ -309,7 +309,7 @@ def _reason(tied: list[Row], chosen: Row, scorer: Scorer, models: int) -> str:
     best = tied[0]
     figure = f"{best.score:.3f} ± {best.error:.3f}"
     if models == 1:
-        return f"{best.model} is the only model; its {scorer.name} is {figure}."
+        return f"{best.model} is the only model ranked; its {scorer.name} is {figure}."
     if len(tied) == 1:
         return f"{best.model} has the highest {scorer.name} ({figure}), clear of the next."
     names = ", ".join(row.model for row in tied[:-1]) + f" and {tied[-1].model}"
