@@ -9,6 +9,7 @@ import pytest
 from torchard.cli import main
 from torchard.cli.fit import default_folder
 from torchard.cli.tune import show as show_tuning
+from torchard.core.errors import UsageError
 from torchard.pipeline import Settings
 
 ROW = {"accuracy": 0.9, "bytes": 8_900_000, "latency_ms": 4.3, "macs": 299_000_000, "params": 2_230_000}
@@ -132,6 +133,19 @@ def test_wrong_values_are_one_line_and_exit_code_2_before_anything_runs(typed, t
 )
 def test_the_folder_is_named_after_the_data(data, folder):
     assert default_folder(data) == Path("runs") / folder
+
+
+def test_tuning_has_a_folder_of_its_own_and_the_time_for_itself(monkeypatch, tmp_path):
+    seen = []
+
+    def opened(settings: Settings, out: Path, **options: object) -> None:
+        seen.append((settings.seconds, out))
+        raise UsageError("seen")
+
+    monkeypatch.setattr(sys.modules["torchard.pipeline.fit"], "opened", opened)
+    assert main(["tune", "my cells", "--time", "42s"]) == 2
+    assert main(["tune", "my cells", "--time", "42s", "--out", "here"]) == 2
+    assert seen == [(100.0, Path("runs/my-cells-tuned")), (100.0, Path("here"))]
 
 
 def test_tuning_shows_every_candidate_and_what_to_do_next(capsys, monkeypatch):

@@ -16,7 +16,7 @@ def command(
     *,
     time: Annotated[str, typer.Option(help="For all stages together, such as 90s, 10m or 1h30m.")] = "10m",
     macs: Annotated[str, typer.Option(help="Such as 0.5x or 120M. Default without any target: 0.5x.")] = "",
-    latency: Annotated[str, typer.Option(help="Of one image on this machine, such as 8ms or 0.5x.")] = "",
+    latency: Annotated[str, typer.Option(help="Of one image in PyTorch, here; such as 8ms or 0.5x.")] = "",
     params: Annotated[str, typer.Option(help="Such as 2M or 0.25x.")] = "",
     metric: Annotated[
         str, typer.Option(help="accuracy, balanced_accuracy, macro_f1 or auroc. Default: fits the data.")

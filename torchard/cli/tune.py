@@ -18,7 +18,7 @@ def command(
     metric: Annotated[
         str, typer.Option(help="accuracy, balanced_accuracy, macro_f1 or auroc. Default: fits the data.")
     ] = "",
-    out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/DATA.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/DATA-tuned.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split and of all chance.")] = 0,
 ) -> int:
     from torchard.cli.fit import default_folder
@@ -34,7 +34,9 @@ def command(
         models=model or "*",
         seed=seed,
     )
-    with opened(settings, out or default_folder(data), say=progress().print) as job:
+    # A folder of its own: what fit keeps in runs/DATA was made with other settings.
+    own = default_folder(data)
+    with opened(settings, out or own.with_name(f"{own.name}-tuned"), say=progress().print) as job:
         tuned = tune(job, {"chosen": model} if model else rank(job))
         facts = {**tuned.facts, "metric": job.task.metric, "run": str(job.run.path)}
     emit(facts, show)
