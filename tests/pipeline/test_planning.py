@@ -65,6 +65,11 @@ def test_a_plan_comes_back_from_its_json():
     assert Plan.from_json(plan.to_json()) == plan
 
 
+def test_a_plan_says_one_size_once():
+    assert str(Plan(7, (32, 32), "no", 16)) == "7 steps of 16 images at 32 px"
+    assert str(Plan(7, (32, 48, 64), "no", 16)) == "7 steps of 16 images at 32 to 64 px"
+
+
 def test_measuring_the_pace_leaves_weights_statistics_and_gradients_alone():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(2)).eval()
     model(torch.zeros(1, 3, 8, 8))

@@ -51,7 +51,8 @@ class Plan:
     batch_size: int = BATCH_SIZE
 
     def __str__(self) -> str:
-        return f"{self.steps} steps of {self.batch_size} images at {self.sizes[0]} to {self.sizes[-1]} px"
+        sizes = " to ".join(str(size) for size in dict.fromkeys((self.sizes[0], self.sizes[-1])))
+        return f"{self.steps} steps of {self.batch_size} images at {sizes} px"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the run folder."""
