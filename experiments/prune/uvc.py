@@ -5,7 +5,7 @@ A small vision transformer (6 blocks, width 48, 4 heads, MLP 96) learns scikit-l
 with the same number of epochs after the dense training: heads and units of least magnitude removed alike from
 all blocks, and every other block skipped, both trained on under the same distillation; UVC without
 distillation; and a smaller transformer from scratch, which gets the dense model's epochs as well. Images are
-shifted by at most a pixel. About 12 minutes on two idle cores; ``--data mnist`` takes the 10,000 digits at
+shifted by at most a pixel. About 10 minutes on two idle cores; ``--data mnist`` takes the 10,000 digits at
 14×14, in about an hour.
 
 Expected: at most half of the operations; within 1.5 points of the dense model; on the mean at most 0.3 points

@@ -263,6 +263,9 @@ def test_a_step_without_attach_epoch_or_backward_is_refused():
     model(INPUTS)
     with pytest.raises(RuntimeError, match="backward"):
         uvc.step(optimizer)
+    one_step(uvc, optimizer)
+    with pytest.raises(RuntimeError, match="backward"):
+        uvc.step(optimizer)
 
 
 def test_another_model_in_the_trainer_is_refused():

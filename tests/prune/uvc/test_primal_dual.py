@@ -77,6 +77,16 @@ def test_at_a_bound_outward_gradients_do_nothing(scores):
     assert variables.s.tolist() == [list(map(float, UPPER))] * DEPTH
 
 
+def test_what_leads_over_a_bound_does_not_slow_the_others_down():
+    """Gradients are clipped by their largest entry: one that cannot be followed must not count."""
+    variables = Variables(SPEC, KINDS, ragged=False)
+    by_s, by_r = torch.zeros(DEPTH, 2), torch.zeros(DEPTH, 1)
+    by_s[0], by_s[1], by_r[0], by_r[1] = 100.0, -0.5, 100.0, -0.5
+    variables.primal_step(by_s, by_r, Rates(heads=1.0, units=1.0, dims=1.0))
+    assert variables.s.tolist() == [[0, 0], [0.5, 0.5], [0, 0]]
+    assert variables.r[:, 0].tolist() == [0, 0.5, 0]
+
+
 def test_steps_are_at_most_the_rate_and_never_take_the_last(scores):
     variables = Variables(SPEC, KINDS, ragged=False)
     variables.z = 1e9
