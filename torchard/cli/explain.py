@@ -25,7 +25,7 @@ def command(
     if diff is not None and not (diff / "index.json").is_file():
         raise UsageError(f"--diff {str(diff)!r} holds no index.json; give the folder of an earlier dump")
     from torchard.compiler.dynamo.explain import compare
-    from torchard.compiler.dynamo.files import index_facts
+    from torchard.compiler.dynamo.index import index_facts
     from torchard.compiler.dynamo.script import run_script
 
     session = run_script(script, arguments or [], out, backend=backend or None)
@@ -53,10 +53,10 @@ def _show(facts: Facts) -> None:
             print_line(f"recompiled {frame['name']}: {_line(entry['recompile']) or 'no reason given'}")
     for difference in facts["differences"]:
         print_line(difference)
-    print_line(f"Read on: {facts['out']}/index.md")
+    print_line(f"Read on: {facts['out']}/index.html (the same as text: index.md)")
 
 
 def _line(text: str) -> str:
-    from torchard.compiler.dynamo.files import telling_line
+    from torchard.compiler.dynamo.index import telling_line
 
     return telling_line(text)

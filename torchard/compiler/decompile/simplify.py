@@ -89,7 +89,7 @@ def share_ends(graph: Graph) -> None:
 
 
 def _same_end(graph: Graph, block: Block, failed: Block, ops: "list[Op]") -> "Block | None":
-    """The block behind the last link whose operations are ``ops``, cut off what computes that link if need be."""
+    """The block behind the last link whose operations are ``ops``; cut off from that link if need be."""
     for one in _last_ways(block):
         if not ops or one.succs or one.chain != failed.chain or one.level != failed.level:
             continue
@@ -114,7 +114,7 @@ def _part(graph: Graph, block: Block, start: int, end: int, succs: "list[Block]"
 
 
 def _last_ways(block: Block) -> "list[Block]":
-    """Where the last link of the chained comparison leads; the block it stands in if nothing branches there."""
+    """Where the last link of the chained comparison leads; its own block if nothing branches there."""
     for _ in range(20):
         if [op.name for op in block.ops[-2:-1]] != ["ChainLink"]:
             break

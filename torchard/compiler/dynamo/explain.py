@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torchard.compiler.dynamo.index import index_markdown
 from torchard.compiler.dynamo.session import prepare_debug
 
 
@@ -50,14 +51,8 @@ def explain(fn: Callable[..., Any], *args: Any, backend: str = "eager", **kwargs
                 (frame.name, entry.recompile) for frame in session.frames for entry in frame.entries[1:]
             ),
             result=result,
-            markdown=_without_links(session.summary()),
+            markdown=index_markdown(session, links=False),
         )
-
-
-def _without_links(markdown: str) -> str:
-    """The files are gone when the explanation is read."""
-    kept = [line for line in markdown.splitlines() if "](" not in line or line.startswith("- entry")]
-    return "\n".join(line.split("): ")[0] + ")" if line.startswith("- entry") else line for line in kept)
 
 
 def compare(first: Path, second: Path) -> list[str]:

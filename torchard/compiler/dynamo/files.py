@@ -1,20 +1,19 @@
-"""The folder of a session: every artefact as valid Python, linked from ``index.md`` and ``index.json``."""
+"""The folder of a session: every artefact as valid Python, linked from the index (HTML, Markdown, JSON)."""
 
 import ast
 import difflib
 import dis
 import inspect
 import linecache
-import re
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from torchard.compiler.decompile import decompile_code
+from torchard.compiler.dynamo.index import index_facts, index_html, index_markdown, telling_line
 from torchard.compiler.dynamo.records import Entry, Frame, safe_name, shorten
 from torchard.core.files import write_atomic, write_json
 
-_COMMENT = re.compile(r"\s{2,}#")  # torch writes the code a guard came from far to the right
 READING = "# Reading copy, not executed: not proved equal to the code that runs.\n"
 
 
@@ -32,6 +31,7 @@ def write_all(session: Any) -> None:
             _write_resume(session, frame)
     write_json(session.directory / "index.json", index_facts(session))
     write_atomic(session.directory / "index.md", index_markdown(session))
+    write_atomic(session.directory / "index.html", index_html(session))
 
 
 def write_transformed(session: Any, frame: Frame, entry: Entry) -> Path:
@@ -102,6 +102,8 @@ def full_source(frame: Frame) -> str:
     count = code.co_argcount + code.co_kwonlyargcount
     names = [name for name in code.co_varnames[:count] if name.isidentifier()]
     lines = [f'"""What a call of {frame.name} does: the first entry whose guards hold runs."""\n']
+    own = _defined(original_source(frame))
+    lines.append(f"from .original import {own} as original")
     for entry in frame.entries:
         lines.append(f"from .guard_{entry.number} import guard_{entry.number}")
         lines.append(
@@ -192,101 +194,6 @@ def _write_resume(session: Any, frame: Frame) -> None:
     number = sum(key.startswith(f"resume_L{line}_") for key in parent.files)
     _write(session, parent, f"resume_L{line}_{number}", f"{parent.directory}/resume_L{line}_{number}.py",
            original_source(frame))  # fmt: skip
-
-
-# -- index
-
-
-def index_facts(session: Any) -> dict[str, Any]:
-    """Return the index as plain values: frames, entries, breaks, files, names."""
-    import torch
-
-    return {
-        "format": 1,
-        "torch": str(torch.__version__),
-        "seconds": round(session.seconds, 3),
-        "failures": session.failures,
-        "frames": [_frame_facts(frame) for frame in session.frames],
-    }
-
-
-def _frame_facts(frame: Frame) -> dict[str, Any]:
-    return {
-        "name": frame.name,
-        "file": frame.code.co_filename,
-        "line": frame.code.co_firstlineno,
-        "resumed_from": frame.resumed_from,
-        "files": frame.files,
-        "breaks": [{"line": one.line, "reason": one.reason} for one in frame.breaks],
-        "entries": [
-            {
-                "compile_id": entry.compile_id,
-                "executed": entry.executed,
-                "strategy": entry.strategy,
-                "equivalence": entry.equivalence,
-                "recompile": entry.recompile,
-                "seconds": entry.seconds,
-                "kernels": [path for path, _ in entry.kernels],
-                "names": entry.names,
-                "files": entry.files,
-            }
-            for entry in frame.entries
-        ],
-    }
-
-
-def index_markdown(session: Any) -> str:
-    """Return the index for people: what to look at first, then frame by frame."""
-    breaks = [(frame, one) for frame in session.frames for one in frame.breaks]
-    again = [(frame, entry) for frame in session.frames for entry in frame.entries[1:]]
-    entries = sum(len(frame.entries) for frame in session.frames)
-    lines = [
-        "# What torch.compile made",
-        "",
-        f"{len(session.frames)} frames, {entries} compilations, {len(breaks)} graph breaks, "
-        f"{len(again)} recompilations.",
-        "",
-    ]
-    if breaks:
-        lines += ["## Graph breaks", ""]
-        lines += [
-            f"- `{frame.name}` line {one.line or '?'}: {telling_line(one.reason)}" for frame, one in breaks
-        ] + [""]
-    if again:
-        lines += ["## Recompilations", ""]
-        lines += [
-            f"- `{f.name}` entry {e.number}: {telling_line(e.recompile) or 'no reason given'}"
-            for f, e in again
-        ]
-        lines.append("")
-    for frame in session.frames:
-        lines += _frame_lines(frame)
-    if session.failures:
-        lines += ["## Not written", "", *[f"- {failure}" for failure in session.failures], ""]
-    return "\n".join(lines)
-
-
-def _frame_lines(frame: Frame) -> list[str]:
-    where = f"{Path(frame.code.co_filename).name}:{frame.code.co_firstlineno}"
-    lines = [
-        f"## {frame.name}",
-        "",
-        f"{where}" + (f", goes on with `{frame.resumed_from}`" if frame.resumed_from else ""),
-    ]
-    lines += ["", " · ".join(f"[{kind}]({path})" for kind, path in sorted(frame.files.items())), ""]
-    for entry in frame.entries:
-        ran = "runs from its file" if entry.executed else "reading copy, not executed"
-        took = f", {entry.seconds:.2f} s" if entry.seconds is not None else ""
-        lines.append(f"- entry {entry.number} ({entry.strategy}, {entry.equivalence}, {ran}{took}): "
-                     + " · ".join(f"[{kind}]({path})" for kind, path in entry.files.items()))  # fmt: skip
-    return [*lines, ""]
-
-
-def telling_line(text: str) -> str:
-    """Return the line of a reason that tells most."""
-    lines = [line.strip() for line in text.strip('[]" \n').splitlines() if line.strip()]
-    told = next((line for line in lines if line.startswith("Graph Break Reason:")), lines[0] if lines else "")
-    return _COMMENT.split(told.removeprefix("Graph Break Reason:").strip())[0][:200]
 
 
 # -- writing

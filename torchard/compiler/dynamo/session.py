@@ -12,7 +12,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from torchard.compiler.dynamo import compat, files, live
+from torchard.compiler.dynamo import compat, files, index, live
 from torchard.compiler.dynamo.records import Break, Entry, Frame, frame_name, safe_name
 from torchard.compiler.dynamo.transformed import compiled_from, decompile_into
 
@@ -71,11 +71,11 @@ class Session:
 
     def summary(self) -> str:
         """Return the index as Markdown."""
-        return files.index_markdown(self)
+        return index.index_markdown(self)
 
     def open(self) -> None:
         """Show the index in the browser."""
-        webbrowser.open((self.directory / "index.md").as_uri())
+        webbrowser.open((self.directory / "index.html").as_uri())
 
     def _frame(self, fn: Callable[..., Any] | str) -> Frame:
         for frame in self.frames:
