@@ -42,6 +42,13 @@ def test_json_holds_the_same_facts(here, capsys):
     assert facts["after"]["macs"] == 8 * 9
 
 
+def test_a_ranking_can_weigh_by_what_is_saved(here, capsys):
+    arguments = ["networks_of_mine:build", "--macs", "0.5x", "--scope", "global", "--per", "macs"]
+    assert main(["prune", *arguments, "--out", "out", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["after"]["macs"] <= 0.5 * facts["before"]["macs"]
+
+
 def test_a_target_out_of_reach_keeps_the_nearest_and_says_so(here, capsys):
     assert main(["prune", "networks_of_mine:build", "--macs", "0.01x", "--out", "out"]) == 3
     assert "out of reach" in capsys.readouterr().out
@@ -56,6 +63,8 @@ def test_a_target_out_of_reach_keeps_the_nearest_and_says_so(here, capsys):
         (["networks_of_mine:build", "--ratio", "0.5", "--macs", "0.5x"], "either --ratio or targets"),
         (["networks_of_mine:build", "--criterion", "taylor"], "--criterion"),
         (["networks_of_mine:build", "--scope", "galactic"], "--scope"),
+        (["networks_of_mine:build", "--per", "macs"], "--scope global or isomorphic"),
+        (["networks_of_mine:build", "--scope", "global", "--per", "latency"], "--per 'latency' is not known"),
         (["networks_of_mine:missing"], "cannot be imported"),
         (["networks_of_mine:wrong"], "must return a model and an example input"),
         (["missing.safetensors"], "no file"),
