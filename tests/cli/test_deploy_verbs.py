@@ -70,6 +70,31 @@ def test_predict_report_and_serve_work_where_there_is_no_torch(run, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_export_shows_the_files_and_what_the_model_costs_before_and_after_pruning(capsys, monkeypatch):
+    checked = {"bytes": 3_970_000, "images": 32, "max_abs_diff": 1.1e-5, "labels_equal": True}
+    costs = {"params": 2_230_000, "macs": 299_000_000, "bytes": 9_040_000, "latency_ms": 21.1}
+    facts = {
+        "model": "pruned",
+        "folder": "runs/cells",
+        "onnx": {**checked, "file": "model.onnx", "latency_ms": {"median": 2.8, "p95": 7.0}},
+        "pt2": {**checked, "file": "model.pt2"},
+        "eager": {"bytes": 4_070_000, "latency_ms": {"median": 15.9, "p95": 17.0}},
+        "before": costs,
+        "after": {**costs, "params": 995_000, "macs": 149_000_000},
+    }
+    monkeypatch.setattr("torchard.pipeline.export_run.export_run", lambda run, **options: facts)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["export", "runs/cells"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    words = [line.split() for line in lines]
+    assert ["model.onnx", "3.97", "32", "all", "equal", "0.000011"] in words
+    assert ["before", "pruning", "2.23", "299", "9.0", "21.10"] in words
+    assert ["after", "pruning", "0.99", "149", "9.0", "21.10"] in words
+    assert main(["export", "runs/cells", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == facts
+
+
 def test_report_prints_its_path(tmp_path, capsys):
     write_sample_run(tmp_path / "run", stages=("rank",))
     assert main(["report", str(tmp_path / "run"), "--json"]) == 0

@@ -127,7 +127,9 @@ def test_exporting_again_keeps_the_comparison_that_the_report_shows(finished, tm
     run = tmp_path / "run"
     shutil.copytree(finished[1], run)
     before = read(run, "export")
-    export_run(run)
+    told = export_run(run)
+    macs = [row["macs"] for row in finished[0]["models"]]
+    assert [told[name]["macs"] for name in ("before", "after")] == macs
     after = read(run, "export")
     assert (after["tuned"], after["speedup"]) == (before["tuned"], before["speedup"])
     assert after["onnx"]["latency_ms"] == before["onnx"]["latency_ms"]

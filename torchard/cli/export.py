@@ -35,6 +35,19 @@ def _show(facts: Facts) -> None:
             Column("max_abs_diff", head="largest difference", digits=6),
         ],
     )
+    if "before" in facts:
+        print_line()
+        print_table(
+            [{"name": f"{name} pruning", **facts[name]} for name in ("before", "after")],
+            [
+                Column("name", head="model"),
+                Column("params", unit="M", scale=1e-6, digits=2),
+                Column("macs", head="MACs", unit="M", scale=1e-6, digits=0),
+                Column("bytes", head="weights", unit="MB", scale=1e-6, digits=1),
+                Column("latency_ms", head="latency in PyTorch", unit="ms", digits=2),
+            ],
+        )
+        print_line()
     eager, runtime = (facts[name]["latency_ms"]["median"] for name in ("eager", "onnx"))
     print_line(f"One image takes {runtime:.2f} ms in ONNX Runtime, {eager:.2f} ms in PyTorch.")
     folder = facts["folder"]

@@ -61,7 +61,8 @@ def export_run(
     """Write ``model.onnx``, ``model.pt2`` and ``predict.py`` to `out` (default: `folder`); return the facts.
 
     The files are checked on `images`, by default on validation images of the run's own data. Into the run
-    itself the facts are written too, as ``export.json``.
+    itself the facts are written too, as ``export.json``. Of a pruned run the costs ``before`` and ``after``
+    are among what comes back.
 
     Raises:
         UsageError: if there is no model, or no image to check it on.
@@ -76,7 +77,7 @@ def export_run(
     if out is None and (folder / "torchard.json").is_file():
         with RunFolder.open(folder) as run:
             run.write("export", _beside(run.read("export") or {}, facts))
-    return {"model": found.stage, "folder": str(target), **facts}
+    return {"model": found.stage, "folder": str(target), **facts, **_costs(folder, found.stage)}
 
 
 def _own_pictures(folder: Path) -> Sequence[Picture]:
@@ -85,6 +86,14 @@ def _own_pictures(folder: Path) -> Sequence[Picture]:
         raise UsageError(f"{quote(folder)} names no data to check the export on; give --image FILE.")
     task = load_task(settings["data"], seed=int(settings.get("seed", 0)))
     return pictures(task.validation)
+
+
+def _costs(folder: Path, stage: str) -> dict[str, Any]:
+    """What pruning found of the model ``before`` and ``after``: params, MACs, bytes, latency in PyTorch."""
+    if stage != "pruned" or not (folder / "torchard.json").is_file():
+        return {}
+    found = RunFolder.view(folder).read("prune") or {}
+    return {name: found[name] for name in ("before", "after") if name in found}
 
 
 def _beside(earlier: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
