@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet
 
 from tests.prune.depgraph.networks import Residual, plain
-from torchard.prune.depgraph import apply, plan, rule, trace
+from torchard.prune.depgraph import apply, plan, plan_for, rule, trace
 from torchard.prune.depgraph.rules.registry import RULES
 
 X = torch.zeros(2, 3, 6, 6)
@@ -285,3 +285,78 @@ def test_code_that_looks_at_values_cannot_be_traced_without_data():
 
     with pytest.raises(ValueError, match="without data; try `mode='real'`"):
         trace(Branch(), torch.zeros(1, 3), mode="fake")
+
+
+class Flat(nn.Module):
+    """A classifier on maps laid out by channel or by place."""
+
+    def __init__(self, *, by_place: bool) -> None:
+        super().__init__()
+        self.maps, self.head, self.by_place = nn.Conv2d(3, 8, 3), nn.Linear(8 * 16, 2), by_place
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = torch.relu(self.maps(inputs))
+        return self.head((maps.permute(0, 2, 3, 1) if self.by_place else maps).flatten(1))
+
+
+def test_both_ways_to_flatten_are_cut_alike():
+    channels, places = Flat(by_place=False), Flat(by_place=True)
+    places.load_state_dict(channels.state_dict())
+    weight = channels.head.weight.detach().view(2, 8, 4, 4)
+    places.head.weight.data = weight.permute(0, 2, 3, 1).reshape(2, -1)
+    images = torch.randn(2, 3, 6, 6)
+    small = [apply(model, plan(trace(model, images), ratio=0.5)).model for model in (channels, places)]
+    assert [model.head.in_features for model in small] == [64, 64]
+    torch.testing.assert_close(small[0](images), small[1](images))
+
+
+class Shuffled(nn.Module):
+    """Channels mixed between two halves, then a depthwise convolution; or the mix done in the weights."""
+
+    def __init__(self, *, shuffle: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8)
+        self.head, self.shuffle = nn.Conv2d(8, 2, 1), shuffle
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = self.first(inputs)
+        if self.shuffle:
+            maps = maps.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        return self.head(self.second(maps))
+
+
+def test_a_shuffle_is_a_renumbering():
+    mixed, plain_ = Shuffled(shuffle=True), Shuffled(shuffle=False)
+    plain_.load_state_dict(mixed.state_dict())
+    order = torch.arange(8).view(2, 4).T.flatten()  # the channel that comes to each place
+    plain_.first.weight.data, plain_.first.bias.data = mixed.first.weight[order], mixed.first.bias[order]
+    images = torch.randn(2, 3, 6, 6)
+    graph = trace(mixed, images)
+    (group,) = graph.groups()
+    gone = group.remove_preview([1, 3])["first.weight"][0]
+    places = [place for place in range(8) if int(order[place]) in gone]
+    other = trace(plain_, images)
+    cut = [
+        apply(mixed, plan_for(graph, {group.id: [1, 3]})).model,
+        apply(plain_, plan_for(other, {other.groups()[0].id: places})).model,
+    ]
+    assert cut[0].first.out_channels == cut[1].first.out_channels == 4
+    torch.testing.assert_close(cut[0](images), cut[1](images))
+
+
+def test_the_report_lists_groups_reasons_and_unknown_operations():
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.spare = nn.Linear(3, 6), nn.Linear(6, 4), nn.Linear(1, 1)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return torch.linalg.matrix_exp(self.second(self.first(inputs)).unflatten(1, (2, 2)))
+
+    lines = trace(Mixed(), torch.zeros(2, 3)).report().splitlines()
+    assert lines[0] == "1 groups"
+    assert [line.split() for line in lines if line.startswith("first.weight ")] == [
+        ["first.weight", "6", "3"]
+    ]
+    assert any(line.split()[:1] == ["second.weight:0"] and "matrix_exp" in line for line in lines)
+    assert lines[-2:] == ["spare.weight", "spare.bias"]

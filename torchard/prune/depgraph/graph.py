@@ -173,6 +173,22 @@ class DimGraph:
             if made_up.isdisjoint(range(note.first, note.last))
         )
 
+    def report(self) -> str:
+        """Return a table of the groups, then what is frozen and why, then operations without a rule."""
+        groups = self.groups()
+        lines = [f"{len(groups)} groups", f"{'group':<56} {'units':>6} {'members':>8}  tags"]
+        for group in groups:
+            tags = ", ".join(sorted(group.tags))
+            lines.append(f"{group.id:<56} {group.size:>6} {len(group.members):>8}  {tags}".rstrip())
+        if frozen := self.frozen():
+            lines += ["", "frozen"] + [f"{name:<56} {'; '.join(why)}" for name, why in frozen.items()]
+        if self.unknown:
+            lines += ["", "operations without a rule"]
+            lines += [f"{name:<56} {count:>6}" for name, count in self.unknown.items()]
+        if self.untouched:
+            lines += ["", "parameters the example never used", *self.untouched]
+        return "\n".join(lines)
+
     def name_of(self, leaf: Axis) -> str:
         """A name for a free axis: that of its group."""
         return self._id(leaf, self._owners()[leaf])

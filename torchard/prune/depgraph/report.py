@@ -7,7 +7,6 @@ from torch import nn
 
 from torchard.core.budget import human
 from torchard.prune.depgraph.decision import Plan
-from torchard.prune.depgraph.graph import DimGraph
 
 
 @dataclass(frozen=True)
@@ -44,20 +43,3 @@ class PruneReport:
                 *lines,
             ]
         )
-
-
-def graph_report(graph: DimGraph) -> str:
-    """Return a table of the groups, then what is frozen and why, then operations without a rule."""
-    groups = graph.groups()
-    lines = [f"{len(groups)} groups", f"{'group':<56} {'units':>6} {'members':>8}  tags"]
-    lines += [
-        f"{g.id:<56} {g.size:>6} {len(g.members):>8}  {', '.join(sorted(g.tags))}".rstrip() for g in groups
-    ]
-    if frozen := graph.frozen():
-        lines += ["", "frozen"] + [f"{name:<56} {'; '.join(why)}" for name, why in frozen.items()]
-    if graph.unknown:
-        lines += ["", "operations without a rule"]
-        lines += [f"{name:<56} {count:>6}" for name, count in graph.unknown.items()]
-    if graph.untouched:
-        lines += ["", "parameters the example never used", *graph.untouched]
-    return "\n".join(lines)
