@@ -13,6 +13,8 @@ from torchard.core.errors import UsageError
         ("nowhere/at/all", "Built in: elpv, elpv:mono"),
         ("", "no folder, CSV file or built-in"),
         ("x" * 300, "does not exist"),
+        ("nowhere/cells.csv", r"cells.csv' does not exist"),
+        ("https://example.org/cells.csv", "is a URL; download it"),
         ("a\0b", "does not exist"),
         ("digits:8", "digits has no variants"),
         ("a\nb", r"'a\\nb' does not exist"),

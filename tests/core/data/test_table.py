@@ -137,7 +137,7 @@ def test_paths_start_from_root_if_given(images, tmp_path):
 
 
 def test_a_missing_table_or_root_is_wrong_use(tmp_path):
-    with pytest.raises(UsageError, match="cannot be read: No such file"):
+    with pytest.raises(UsageError, match="does not exist"):
         load_task(str(tmp_path / "no.csv"))
     with pytest.raises(UsageError, match="is no folder"):
         load_task(str(write(tmp_path, lines())), root=tmp_path / "nowhere")

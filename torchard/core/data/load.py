@@ -47,14 +47,16 @@ def load_task(
         from torchard.core.data.huggingface import load_huggingface
 
         return load_huggingface(variant, root=root, seed=seed, strict=strict, metric=chosen)
-    if _is_table(spec):
-        from torchard.core.data.table import load_table
-
-        return load_table(Path(spec), root=root, seed=seed, strict=strict, metric=chosen, cache=cache)
+    if "://" in spec:
+        raise UsageError(f"{quote(spec)} is a URL; download it, and give the file or folder.")
     if not spec or not _exists(Path(spec)):
         raise UsageError(
             f"{quote(spec)} does not exist: no folder, CSV file or built-in data set.{_hint(spec)}"
         )
+    if _is_table(spec):
+        from torchard.core.data.table import load_table
+
+        return load_table(Path(spec), root=root, seed=seed, strict=strict, metric=chosen, cache=cache)
     from torchard.core.data.folder import load_folder
 
     return load_folder(Path(spec), seed=seed, strict=strict, metric=chosen, cache=cache)
