@@ -90,16 +90,11 @@ class Notebook:
             self.equations.append(Equation(one, other, where))
 
 
-class TrackedInt(int):
-    """An integer that knows how it came about."""
+class _Arithmetic:
+    """Operators that build expressions, for both kinds of tracked number."""
 
     expression: Expression
     notebook: Notebook
-
-    def __new__(cls, value: int, expression: Expression, notebook: Notebook) -> "TrackedInt":
-        made = super().__new__(cls, value)
-        made.expression, made.notebook = expression, notebook
-        return made
 
     def __add__(self, other: Any) -> Any:
         return _combine("add", self, other)
@@ -140,6 +135,15 @@ class TrackedInt(int):
     def __neg__(self) -> Any:
         return _combine("mul", self, -1)
 
+
+class TrackedInt(_Arithmetic, int):
+    """An integer that knows how it came about."""
+
+    def __new__(cls, value: int, expression: Expression, notebook: Notebook) -> "TrackedInt":
+        made = super().__new__(cls, value)
+        made.expression, made.notebook = expression, notebook
+        return made
+
     def __eq__(self, other: object) -> bool:
         return _compare("eq", self, other)
 
@@ -174,46 +178,13 @@ class TrackedInt(int):
         return int, (int.__int__(self),)
 
 
-class TrackedFloat(float):
+class TrackedFloat(_Arithmetic, float):
     """A float made from tracked integers."""
-
-    expression: Expression
-    notebook: Notebook
 
     def __new__(cls, value: float, expression: Expression, notebook: Notebook) -> "TrackedFloat":
         made = super().__new__(cls, value)
         made.expression, made.notebook = expression, notebook
         return made
-
-    def __add__(self, other: Any) -> Any:
-        return _combine("add", self, other)
-
-    def __radd__(self, other: Any) -> Any:
-        return _combine("add", other, self)
-
-    def __sub__(self, other: Any) -> Any:
-        return _combine("sub", self, other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return _combine("sub", other, self)
-
-    def __mul__(self, other: Any) -> Any:
-        return _combine("mul", self, other)
-
-    def __rmul__(self, other: Any) -> Any:
-        return _combine("mul", other, self)
-
-    def __truediv__(self, other: Any) -> Any:
-        return _combine("truediv", self, other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return _combine("truediv", other, self)
-
-    def __pow__(self, other: Any, modulo: Any = None) -> Any:
-        return _combine("pow", self, other)
-
-    def __neg__(self) -> Any:
-        return _combine("mul", self, -1)
 
     def __deepcopy__(self, memo: Any) -> float:
         return float.__float__(self)
