@@ -18,6 +18,7 @@ from torchard import hub
 from torchard.core.budget import count_params, parse_macs
 from torchard.core.checkpoint import load_tensors
 from torchard.core.errors import UsageError
+from torchard.core.run import RunFolder
 from torchard.pipeline import Settings, fit
 from torchard.pipeline.export_run import built, export_run
 
@@ -170,15 +171,19 @@ def test_what_is_misspelt_leaves_no_folder_that_stands_in_the_way(places, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_foreign_folder_is_refused_before_the_data_are_read(places, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_used_is_refused_before_the_data_are_read(places, tmp_path, monkeypatch):
     def read(spec: str, **options: object) -> None:
         raise AssertionError("the data were read")
 
     # By the module table: `torchard.pipeline.fit` is the function.
     monkeypatch.setattr(sys.modules["torchard.pipeline.fit"], "load_task", read)
+    settings = Settings(str(places[0]), models=str(places[1]))
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(UsageError, match="no torchard run"):
-        fit(Settings(str(places[0]), models=str(places[1])), tmp_path)
+        fit(settings, tmp_path)
+    RunFolder.open(tmp_path / "run", {**settings.to_json(), "seed": 7}).close()
+    with pytest.raises(UsageError, match="holds a run with seed=7, not 0"):
+        fit(settings, tmp_path / "run")
 
 
 def test_several_processes_of_a_launcher_are_told_in_a_line_what_to_do(places, tmp_path, monkeypatch):

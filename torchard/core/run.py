@@ -296,6 +296,18 @@ def check_usable(path: Path, *, must_exist: bool = False) -> None:
         raise UsageError(f"{quote(path)} holds no torchard run; give the folder of one.")
 
 
+def check_same(path: Path, settings: Mapping[str, Any], same: Sequence[str]) -> None:
+    """Refuse a folder that holds another run, as :meth:`RunFolder.open` would, before work is done for it.
+
+    Raises:
+        UsageError: naming the first of the settings ``same`` that differs.
+        FileRefusedError: if the marker file is damaged.
+    """
+    previous = read_marker(path)
+    if previous is not None:
+        _agreed(path, previous, settings, resume=True, same=same)
+
+
 def _without_key(stored: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in stored.items() if name not in (_KEY, _FILES)}
 

@@ -11,7 +11,7 @@ import torchard
 from torchard.core.data import load_task
 from torchard.core.errors import UsageError
 from torchard.core.provenance import command, machine, versions
-from torchard.core.run import RunFolder, check_usable
+from torchard.core.run import RunFolder, check_same, check_usable
 from torchard.pipeline.deploy import deploy
 from torchard.pipeline.job import SHARES, Job, stopwatch
 from torchard.pipeline.prune import Pruned, prune
@@ -58,9 +58,10 @@ def opened(settings: Settings, out: Path, *, say: Callable[[str], None] = lambda
     _check_alone()
     available(settings.models)
     check_usable(out)
+    values = settings.to_json()
+    check_same(out, values, list(values))
     with stopwatch() as seconds:
         task = load_task(settings.data, seed=settings.seed, strict=settings.strict, metric=settings.metric)
-    values = settings.to_json()
     with RunFolder.open(out, provenance() | values, same=list(values)) as run:
         run.write("data", task.summary())
         for note in task.notes:
