@@ -9,6 +9,7 @@ from torch import nn
 
 from torchard.core.budget import latency
 from torchard.prune.depgraph.cutting import apply
+from torchard.prune.depgraph.rehearsal import rehearse
 from torchard.prune.depgraph.report import PruneReport
 from torchard.prune.depgraph.selection import plan
 from torchard.prune.depgraph.target import Target
@@ -18,18 +19,19 @@ Schedule = Literal["linear", "cosine", "cubic"]
 
 
 def prune(model: nn.Module, example_inputs: Examples, **plan_args: Any) -> PruneReport:
-    """Trace, plan and apply: make ``model`` smaller in place.
+    """Trace, plan, rehearse and apply: make ``model`` smaller in place.
 
     ``plan_args`` are those of :func:`plan`. A latency target without a ``measure`` is timed on the example.
 
     Raises:
-        ValueError: as :func:`trace` and :func:`plan` do; the model is then unchanged.
+        ValueError: as :func:`trace`, :func:`plan` and :func:`rehearse` do; the model is then unchanged.
     """
     target = plan_args.get("target")
     if isinstance(target, Target) and target.latency is not None and target.measure is None:
         plan_args["target"] = Target(target.macs, target.params, target.latency, _timed(example_inputs))
-    graph = trace(model, example_inputs)
-    return apply(model, plan(graph, **plan_args))
+    chosen = plan(trace(model, example_inputs), **plan_args)
+    rehearse(model, chosen, example_inputs)
+    return apply(model, chosen)
 
 
 class IterativePruner:
@@ -70,8 +72,9 @@ class IterativePruner:
         arguments = {**self.plan_args, "ratio": self.plan_args["ratio"] * share, "original": self.original}
         if ratios := self.plan_args.get("ratios"):
             arguments["ratios"] = {pattern: ratio * share for pattern, ratio in ratios.items()}
-        graph = trace(self.model, self.example_inputs)
-        report = apply(self.model, plan(graph, **arguments), optimizer=optimizer)
+        chosen = plan(trace(self.model, self.example_inputs), **arguments)
+        rehearse(self.model, chosen, self.example_inputs)
+        report = apply(self.model, chosen, optimizer=optimizer)
         self.done += 1
         return report
 
