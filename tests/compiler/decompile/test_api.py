@@ -29,6 +29,8 @@ GOLDEN = {
     "raise from": "def f():\n try: g()\n except E as e: raise X from e",
     "chain that raises": "def f(w):\n if not 0 <= w <= 6: raise E(w)\n g(w)",
     "chain as a value": "def f(a, b, c):\n x = a < b < c\n return x",
+    "loop left by a handler": "def f(a):\n while True:\n  try:\n   r = a()\n   if not r: break\n"
+    "  except E:\n   break\n  r = r.s()\n  if r in x: break\n  a.h(r)",
     "kept test behind a call": "def f(a):\n g('<')\n g(a and '1' or '0')\n g('>')",
     "comprehension of two loops": "def f(a): return [x + y for x in a for y in x]",
     "walrus in comprehension": "def f(a): return [(y := g(x)) for x in a if (z := x)] and y + z",

@@ -240,7 +240,9 @@ def _region(s: Any, header: Block, body: "set[Block]") -> "tuple[set[Block], lis
                 follower = follower.succs[0]
             if follower in region:
                 continue
-            if follower.level <= header.level and s.conditions.outer(follower.chain, header.chain):
+            handles = follower.ops[:1] and follower.ops[0].name == "PushExc"  # never a way out
+            beside = follower.level <= header.level and s.conditions.outer(follower.chain, header.chain)
+            if beside and not handles:
                 if follower not in edge:
                     edge.append(follower)
             else:

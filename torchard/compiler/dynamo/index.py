@@ -11,6 +11,7 @@ from torchard.compiler.dynamo.records import Entry, Frame
 
 _COMMENT = re.compile(r"\s{2,}#")  # torch writes the code a guard came from far to the right
 _WHICH = re.compile(r'^"?\d+/\d+(?:_\d+)?: ')  # which earlier entry did not fit
+_STEPPED = re.compile(r"^graph_\d+/forward_(?=\d)")  # where a debugger stops in a graph
 _GENERIC = "Encountered graph break when attempting to trace"
 _MAIN = ("dynamo", "joint", "forward", "backward", "inference")
 _HEADS = ("entry", "code", "guards", "graphs and kernels", "compiled again because", "seconds")
@@ -155,10 +156,11 @@ def _row(entry: Entry) -> list[list[Run]]:
     state = f", {proof}" if entry.executed else f", {proof}: reading copy, not executed"
     number = entry.number
     graphs = [f"graph_{number}/{kind}" for kind in _MAIN if f"graph_{number}/{kind}" in entry.files]
-    graphs += [key for key in entry.files if key.startswith("kernel_")]
+    graphs += [key for key in entry.files if _STEPPED.search(key) or key.startswith("kernel_")]
     drawn: list[Run] = []
     for key in graphs:
-        drawn += [" · ", ("link", key.split("/")[-1], entry.files[key])]
+        label = _STEPPED.sub("step into ", key) if _STEPPED.search(key) else key.split("/")[-1]
+        drawn += [" · ", ("link", label, entry.files[key])]
     why = telling_line(entry.recompile) if number else ""
     seconds = f"{entry.seconds:.2f}" if entry.seconds is not None else ""
     return [
