@@ -61,7 +61,15 @@ def test_features_are_kept_in_the_cache_folder(networks, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--scorer", "beauty"), ("--scorer", "etran"), ("--models", "nonsense")], ids=str
+    "arguments",
+    [
+        ("--scorer", "beauty"),
+        ("--scorer", "etran"),
+        ("--models", "nonsense"),
+        ("--samples", "-4"),
+        ("--samples", "1"),
+    ],
+    ids=str,
 )
 def test_wrong_use_is_one_line_and_code_2(capsys, arguments):
     code, out, err = run(capsys, *arguments)

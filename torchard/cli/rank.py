@@ -41,6 +41,8 @@ def command(
         )
     if engine not in ("local", "ray"):
         raise UsageError(f"--engine {engine!r} must be local or ray.")
+    if samples < 0 or samples == 1:
+        raise UsageError(f"--samples {samples}: give at least 2, or 0 for all.")
     names = available(models)
     task = load_task(data, seed=seed)
     notes = progress()
