@@ -86,6 +86,18 @@ def test_what_does_not_fit_is_refused_by_name(model, message):
         ViTSpec.from_model(made, torch.zeros(1, 1, 8, 8))
 
 
+def test_attention_that_counts_on_all_its_heads_is_refused():
+    """BEiT reshapes to the width of its input, so that a head less would not fit."""
+    model = timm.create_model("beit_base_patch16_224", img_size=32, embed_dim=12, depth=1, num_heads=3)
+    with pytest.raises(UnsupportedModel, match=r"blocks\.0\.attn\.proj\.weight.*relies on"):
+        ViTSpec.from_model(model)
+
+
+def test_the_input_of_a_hybrid_is_that_of_its_first_convolution():
+    model = timm.create_model("vit_tiny_r_s16_p8_224", img_size=32, embed_dim=12, depth=1, num_heads=3)
+    assert example_for(model).shape == (1, 3, 32, 32)
+
+
 def test_other_names_are_given_by_an_adapter():
     model = small_vit()
     for block in model.blocks:

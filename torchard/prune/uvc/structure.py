@@ -132,8 +132,11 @@ def example_for(model: nn.Module) -> Tensor:
         ValueError: if the model does not say; an example must be given then.
     """
     embedding = getattr(model, "patch_embed", None)
-    size, layer = getattr(embedding, "img_size", None), getattr(embedding, "proj", None)
-    if not size or not isinstance(layer, nn.Conv2d):
+    size = getattr(embedding, "img_size", None)
+    # The first convolution: before the projection there may be a whole convolutional network.
+    layers = embedding.modules() if isinstance(embedding, nn.Module) else []
+    layer = next((layer for layer in layers if isinstance(layer, nn.Conv2d)), None)
+    if not size or layer is None:
         raise ValueError(
             f"{type(model).__name__} does not say how large its images are; give one batch as `example=`."
         )
@@ -159,6 +162,9 @@ def removable(
                 f"{name}: its {units} inputs of {span} columns each cannot be removed one by one without "
                 "changing what the others compute."
             )
+        broken = graph.system.violated({found.axis: found.size - 1}) if found is not None else []
+        if broken:
+            raise UnsupportedModel(f"{name}: {broken[0].where} relies on its {units} inputs being all there.")
         return found
 
     return [
