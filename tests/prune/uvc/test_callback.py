@@ -293,3 +293,20 @@ def _scores(uvc: UVC):
     from torchard.prune.uvc import measure_scores
 
     return measure_scores(uvc.parts, uvc.spec)
+
+
+def test_several_processes_share_the_mean_of_their_gate_gradients(monkeypatch):
+    """The gates are outside the model, so nobody else averages them."""
+    elsewhere = torch.full((DEPTH, 2), 3.0)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(elsewhere))
+    rates = Rates(heads=0.0, units=0.0, dims=0.0, gate=1.0, gate_weight=0.0, gate_interval=1)
+    uvc = UVC(small_vit(), search=Search(warmup_epochs=0, rates=rates))
+    uvc.attach()
+    uvc.begin_epoch(0, fraction=0.0)
+    uvc.loss(INPUTS, uvc.model(INPUTS), TARGETS).backward()
+    here, before = uvc.gates.logits.grad.clone(), uvc.gates.logits.detach().clone()
+    uvc.step(torch.optim.SGD(uvc.model.parameters(), lr=0.1))
+    expected = before - (here + elsewhere) / 2 - 1e-4 * before
+    torch.testing.assert_close(uvc.gates.logits.detach(), expected)
