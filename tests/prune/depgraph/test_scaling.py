@@ -39,6 +39,10 @@ class Attention(nn.Module):
                 return F.scaled_dot_product_attention(q, k, v)
             case "query":
                 return (q * width**-0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
+            case "query goes on":
+                return F.scaled_dot_product_attention(q, k, v) + q
+            case "both go on":
+                return F.scaled_dot_product_attention(q, k, v) + q + k
             case "sum":  # of the squares of units: nothing before it can make up for the number of units
                 return torch.sigmoid(q.square().sum(-1, keepdim=True) / width) * v
         return (q @ k.transpose(-2, -1) / width**0.5).softmax(-1) @ v
@@ -123,11 +127,22 @@ def test_a_norm_of_the_queries_is_scaled_rather_than_the_layer_before_it():
     assert verify(network, chosen, X).passed
 
 
+def test_the_keys_are_scaled_where_the_queries_go_elsewhere_too():
+    torch.manual_seed(0)
+    network = Attention("query goes on").double()
+    chosen = half(network)
+    assert {name for name, *_ in chosen.rescaled} == {"key.weight", "key.bias"}
+    silenced, cut = answers(network, chosen)
+    torch.testing.assert_close(cut, silenced, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
-    "model", [lambda: Attention("kernel", shared=True), lambda: Attention("sum")], ids=["shared", "sum"]
+    "model",
+    [lambda: Attention("kernel", shared=True), lambda: Attention("both go on"), lambda: Attention("sum")],
+    ids=["shared", "both go on", "sum"],
 )
 def test_what_nothing_can_make_up_for_is_left_and_tagged(model):
-    """A layer that makes queries and keys cannot scale one of them; a sum of squares is no product."""
+    """A layer of queries and keys cannot scale one of them, nor one whose output goes elsewhere as well."""
     torch.manual_seed(0)
     network = model().double()
     chosen = half(network)
