@@ -15,6 +15,7 @@ Stage = Literal["rank", "tune", "prune", "export", "report"]
 # Shares of the whole time; what a stage leaves over goes to those after it. A pruned network needs about as
 # much training to come back as the whole one needed to get there.
 SHARES: dict[Stage, float] = {"rank": 0.09, "tune": 0.42, "prune": 0.39, "export": 0.07, "report": 0.03}
+BEFORE_TARGETS = ("rank", "tune")  # what they compute is the same for any target
 
 
 @dataclass
@@ -50,7 +51,10 @@ class Job:
 
     def key(self, name: Stage, after: Mapping[str, Any]) -> str:
         """Return a digest of all that the stage's result depends on."""
-        known = {"stage": name, "data": self.task.fingerprint, "settings": self.settings.to_json()}
+        settings = self.settings.to_json()
+        if name in BEFORE_TARGETS:
+            del settings["targets"]
+        known = {"stage": name, "data": self.task.fingerprint, "settings": settings}
         return content_key({**known, "after": _lasting(after)})
 
     def share(self, name: Stage) -> float:

@@ -1,9 +1,10 @@
 """What the user asked of a run: data, time, targets, seed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torchard.core.budget import Limit, parse_macs
+from torchard.core.budget import Limit, parse_latency, parse_macs, parse_params
 from torchard.core.data.task import checked_metric
 from torchard.core.errors import UsageError
 
@@ -58,3 +59,20 @@ class Settings:
             "seed": self.seed,
             "strict": self.strict,
         }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Settings":
+        """Return the settings that :meth:`to_json` wrote; what else stands in ``values`` is left alone.
+
+        Raises:
+            UsageError: if a setting is missing or cannot be read.
+        """
+        plain = ("data", "seconds", "metric", "models", "seed", "strict")
+        missing = [name for name in (*plain, "targets") if name not in values]
+        if missing:
+            raise UsageError(f"The run's settings have no {missing[0]!r}; it was not made by this torchard.")
+        limits: Any = {name: PARSERS[name](text) for name, text in values["targets"].items()}
+        return cls(**{name: values[name] for name in plain}, **limits)
+
+
+PARSERS = {"macs": parse_macs, "params": parse_params, "latency": parse_latency}

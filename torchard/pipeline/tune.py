@@ -75,7 +75,15 @@ def tune(job: Job, ranking: Mapping[str, Any]) -> Tuned:
         DivergedError: if the loss became NaN or infinite.
         InterruptedRunError: after Ctrl-C; the same call goes on where it stopped.
     """
-    facts = job.stage("tune", ranking, lambda: _tune(job, ranking), files=[TENSORS])
+    return load_tuned(job, job.stage("tune", ranking, lambda: _tune(job, ranking), files=[TENSORS]))
+
+
+def load_tuned(job: Job, facts: Mapping[str, Any]) -> Tuned:
+    """Return the tuned model in the run folder, ``facts`` being what stands in ``tune.json``.
+
+    Raises:
+        FileRefusedError: if the weights are damaged or do not fit.
+    """
     model = hub.load(facts["model"], num_classes=len(job.task.classes), pretrained=False)
     load_into(model, load_tensors(job.run.path / TENSORS)[0])
     spec = InputSpec.from_json(facts["input"])
@@ -188,7 +196,7 @@ def _plan(
         phases = sizes or affordable_sizes(pace, images, seconds, largest=pace.size)
         return plan_training(pace, phases, images, seconds).to_json()
 
-    key = {"data": job.task.fingerprint, "settings": job.settings.to_json(), "input": spec.to_json()}
+    key = {"run": job.key("tune", {"model": name}), "input": spec.to_json()}
     kind = "trial-plan" if sizes else "plan"
     return Plan.from_json(job.run.cached(f"{kind}-{way.slug}", key, compute))
 
