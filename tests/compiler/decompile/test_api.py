@@ -31,6 +31,7 @@ GOLDEN = {
     "chain as a value": "def f(a, b, c):\n x = a < b < c\n return x",
     "loop left by a handler": "def f(a):\n while True:\n  try:\n   r = a()\n   if not r: break\n"
     "  except E:\n   break\n  r = r.s()\n  if r in x: break\n  a.h(r)",
+    "handler inside finally": "def f(a):\n try: g(a)\n finally:\n  try: h(a)\n  except E: pass\n return a",
     "kept test behind a call": "def f(a):\n g('<')\n g(a and '1' or '0')\n g('>')",
     "comprehension of two loops": "def f(a): return [x + y for x in a for y in x]",
     "walrus in comprehension": "def f(a): return [(y := g(x)) for x in a if (z := x)] and y + z",

@@ -112,7 +112,7 @@ def _end_finally_clauses(blocks: "dict[int, Block]", protection: Protection) -> 
         end.kind = "end"
         end.ops = [Op("Reraise", 0)]
         protection.finals[handler] = end
-        for block in _within(start):
+        for block in _within(start, blocks):
             if (
                 block.ops
                 and block.ops[-1].name == "Reraise"
@@ -123,11 +123,14 @@ def _end_finally_clauses(blocks: "dict[int, Block]", protection: Protection) -> 
                 block.succs = [end]
 
 
-def _within(start: Block) -> "list[Block]":
+def _within(start: Block, blocks: "dict[int, Block]") -> "list[Block]":
+    """The blocks of a handler, those of handlers inside it too."""
     seen = {start}
     todo = [start]
     while todo:
-        for follower in todo.pop().succs:
+        block = todo.pop()
+        inner = [blocks[one] for one in block.chain if one not in start.chain and one in blocks]
+        for follower in block.succs + inner:
             if follower not in seen and follower.level > start.level:
                 seen.add(follower)
                 todo.append(follower)
