@@ -169,6 +169,8 @@ class _Lineage:
                     return None
                 carried = _carried(step, tensor, number) if step.results()[0] is not tensor else []
                 onward = [found for found in carried if rows & _values(found[1])]
+                if step.name in _PRODUCTS:
+                    onward = onward[:1]  # one of the rows stands for all
                 reached |= {id(out) for out, _ in onward}
                 pending += onward
         return biases if all(_is_linear_in(step, reached) for step in passed) else None
