@@ -4,7 +4,10 @@ import json
 
 import pytest
 
+from tests.pipeline.small_task import write_digits, write_model
 from torchard.cli import main
+from torchard.core.files import write_json
+from torchard.pipeline import Settings
 
 FACTORY = """
 import torch
@@ -77,3 +80,25 @@ def test_wrong_use_is_one_line_and_code_two(here, capsys, arguments, said):
     assert said in captured.err
     assert captured.err.count("\n") == 1
     assert not (here / "out").exists()
+
+
+def test_a_tuned_run_is_pruned_and_trained_in_its_folder(tmp_path, capsys):
+    digits, model, run = write_digits(tmp_path / "digits"), write_model(tmp_path / "model"), tmp_path / "run"
+    assert main(["tune", str(digits), "--model", str(model), "--time", "6s", "--out", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["prune", str(run), "--macs", "0.7x"]) == 0
+    said = capsys.readouterr()
+    assert "validation" in said.out
+    assert f"Next: torchard export {run}" in said.out
+    assert (run / "pruned.safetensors").is_file()
+    assert main(["prune", str(run), "--macs", "0.7x", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["after"]["macs"] <= 0.7 * facts["before"]["macs"]
+
+
+def test_ways_to_cut_are_refused_for_a_run_and_a_run_without_a_model_too(tmp_path, capsys):
+    write_json(tmp_path / "torchard.json", {"format": 1, **Settings("digits").to_json()})
+    assert main(["prune", str(tmp_path), "--criterion", "l1"]) == 2
+    assert "--criterion is for --out" in capsys.readouterr().err
+    assert main(["prune", str(tmp_path)]) == 2
+    assert "holds no tuned model" in capsys.readouterr().err

@@ -1,7 +1,9 @@
 """Remove channels, hidden units and head widths of a model, whatever its layers.
 
-MODEL is a name from `torchard hub list`, torchvision:NAME, the folder of a tuned run or saved model, a file
+MODEL is a name from `torchard hub list`, torchvision:NAME, the folder of a saved model, a file
 pruned.safetensors, or package.module:function, which is imported and returns a model and an example input.
+These are cut, and not trained. The folder of a run that `torchard tune` made is pruned as fit does it: cut,
+trained on the run's data and kept in the run; with --out it is cut only.
 """
 
 from pathlib import Path
@@ -39,6 +41,24 @@ def command(
     ] = None,
 ) -> int:
     from torchard.core.errors import UsageError
+
+    if out is None and (Path(model) / "torchard.json").is_file():
+        cutting = {
+            "--ratio": ratio is not None,
+            "--criterion": criterion != "l2",
+            "--scope": scope != "local",
+            "--per": bool(per),
+            "--heads": heads != "dims",
+            "--round-to": round_to != 1,
+            "--ignore": bool(ignore),
+            "--size": size is not None,
+            "--random": random,
+            "--no-onnx": not onnx,
+        }
+        if wrong := [option for option, given in cutting.items() if given]:
+            raise UsageError(f"In a run, fit's ways hold: {wrong[0]} is for --out FOLDER, which only cuts.")
+        return _prune_run(Path(model), macs, params, latency)
+
     from torchard.prune.depgraph import UnreachableTargetError, plan, trace
     from torchard.prune.subject import open_subject, write
 
@@ -67,20 +87,41 @@ def command(
     return 0 if reached else 3
 
 
+def _prune_run(run: Path, macs: str, params: str, latency: str) -> int:
+    from torchard.cli.console import progress
+    from torchard.pipeline.prune_run import prune_run
+
+    given = {name: limit for name, limit in _limits(macs, params, latency).items() if limit is not None}
+    facts = prune_run(run, targets=given, say=progress().print)
+    emit(facts, _show_run)
+    return 0 if facts["reached"] else 3
+
+
+def _show_run(facts: Facts) -> None:
+    metric = facts["metric"]
+    rows = [
+        {"name": label, **facts[stage], "score": facts[f"validation_{stage}"][metric]}
+        for label, stage in (("tuned", "before"), ("pruned", "after"))
+    ]
+    print_table(
+        rows,
+        [
+            Column("name", facts["model"]),
+            Column("score", f"validation {metric.replace('_', ' ')}", "%", scale=100.0, digits=1),
+            *_COSTS,
+        ],
+    )
+    if not facts["reached"]:
+        print_line("The target is out of reach; this is the nearest.")
+    print_line(f"Weights: {facts['run']}/pruned.safetensors")
+    print_line(f"Next: torchard export {facts['run']}   or   torchard report {facts['run']}")
+
+
 def _show(facts: Facts) -> None:
     print_table(facts["groups"], [Column("name", "group"), Column("before"), Column("after")])
     print_line()
     rows = [{"name": name, **facts[name]} for name in ("before", "after")]
-    print_table(
-        rows,
-        [
-            Column("name", facts["name"]),
-            Column("params", unit="M", scale=1e-6, digits=2),
-            Column("macs", "MACs", unit="M", scale=1e-6, digits=0),
-            Column("bytes", "tensors", unit="MB", scale=1e-6, digits=1),
-            Column("latency_ms", "latency", unit="ms", digits=1),
-        ],
-    )
+    print_table(rows, [Column("name", facts["name"]), *_COSTS])
     print_line(f"{facts['speedup']:.2f} times as fast.")
     if said := [row for row in facts["frozen"] if row["reason"] not in ("model input", "model output")]:
         print_line("Cannot be pruned:")
@@ -93,22 +134,26 @@ def _show(facts: Facts) -> None:
     print_line("Next: train it again at about a tenth of the original learning rate.")
 
 
+_COSTS = (
+    Column("params", unit="M", scale=1e-6, digits=2),
+    Column("macs", "MACs", unit="M", scale=1e-6, digits=0),
+    Column("bytes", "tensors", unit="MB", scale=1e-6, digits=1),
+    Column("latency_ms", "latency", unit="ms", digits=1),
+)
+
+
 def _target(ratio: float | None, macs: str, params: str, latency: str) -> Any:
     """A function of the subject that returns its target, everything the user wrote having been checked."""
-    from torchard.core.budget import parse_latency, parse_macs, parse_params
+    from torchard.core.budget import parse_macs
     from torchard.core.errors import UsageError
 
     if ratio is not None and (macs or params or latency):
         raise UsageError("Give either --ratio or targets (--macs, --params, --latency).")
     if ratio is not None and not 0 <= ratio < 1:
         raise UsageError(f"--ratio {ratio} must be at least 0 and below 1.")
-    limits = {
-        "macs": parse_macs(macs or ("" if params or latency else "0.5x"))
-        if macs or not (params or latency)
-        else None,
-        "params": parse_params(params) if params else None,
-        "latency": parse_latency(latency) if latency else None,
-    }
+    limits = _limits(macs, params, latency)
+    if not any(limits.values()):
+        limits["macs"] = parse_macs("0.5x")
 
     def build(subject: Any) -> Any:
         from torchard.core.budget import latency as timed
@@ -117,6 +162,16 @@ def _target(ratio: float | None, macs: str, params: str, latency: str) -> Any:
         return Target(**limits, measure=lambda model: timed(model, subject.example).median_ms)
 
     return build
+
+
+def _limits(macs: str, params: str, latency: str) -> dict[str, Any]:
+    from torchard.core.budget import parse_latency, parse_macs, parse_params
+
+    return {
+        "macs": parse_macs(macs) if macs else None,
+        "params": parse_params(params) if params else None,
+        "latency": parse_latency(latency) if latency else None,
+    }
 
 
 def _checked(criterion: str) -> str:
