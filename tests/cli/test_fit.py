@@ -11,6 +11,7 @@ from torchard.cli.fit import default_folder
 from torchard.cli.tune import show as show_tuning
 from torchard.core.errors import UsageError
 from torchard.pipeline import Settings
+from torchard.pipeline.job import SHARES
 
 ROW = {"accuracy": 0.9, "bytes": 8_900_000, "latency_ms": 4.3, "macs": 299_000_000, "params": 2_230_000}
 FACTS = {
@@ -143,8 +144,9 @@ def test_tuning_has_a_folder_of_its_own_and_the_time_for_itself(monkeypatch, tmp
         raise UsageError("seen")
 
     monkeypatch.setattr(sys.modules["torchard.pipeline.fit"], "opened", opened)
-    assert main(["tune", "my cells", "--time", "42s"]) == 2
-    assert main(["tune", "my cells", "--time", "42s", "--out", "here"]) == 2
+    time = f"{100 * SHARES['tune']:g}s"
+    assert main(["tune", "my cells", "--time", time]) == 2
+    assert main(["tune", "my cells", "--time", time, "--out", "here"]) == 2
     assert seen == [(100.0, Path("runs/my-cells-tuned")), (100.0, Path("here"))]
 
 
