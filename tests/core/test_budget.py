@@ -181,6 +181,19 @@ def test_limits_are_read(parse, text, value, relative):
     assert limit.amount(1000.0) == pytest.approx(value * 1000 if relative else value)
 
 
+@given(
+    st.sampled_from(
+        [(budget.parse_macs, "kMG"), (budget.parse_params, "kMGB"), (budget.parse_latency, ["ms", "s"])]
+    ),
+    st.decimals(min_value="0.001", max_value=9999, places=6, allow_nan=False),
+    st.data(),
+)
+def test_a_limit_s_text_says_it_exactly(kind, number, data):
+    parse, units = kind
+    limit = parse(f"{number:f}{data.draw(st.sampled_from(list(units)))}")
+    assert parse(str(limit)) == limit
+
+
 BAD_LIMITS = ["", "10", "x", "0x", "0M", "-1M", "2x", "nanx", "infM", "1e5M", "120 Q", "M120", "0.5", "1..2M"]
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
@@ -186,7 +187,10 @@ def file_bytes(model: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit as the user wrote it: a share of what the model costs now, or an amount."""
+    """A limit as the user wrote it: a share of what the model costs now, or an amount.
+
+    Its text says it exactly: what parses it gives it back.
+    """
 
     quantity: Quantity
     value: float
@@ -194,8 +198,11 @@ class Limit:
 
     def __str__(self) -> str:
         if self.relative:
-            return f"{self.value:g}x"
-        return f"{self.value:g}ms" if self.quantity == "latency" else human(self.value).replace(" ", "")
+            return f"{_decimal(self.value)}x"
+        if self.quantity == "latency":
+            return f"{_decimal(self.value)}ms"
+        size, unit = next(((size, unit) for size, unit in _LARGEST if self.value >= size), (1e3, "k"))
+        return f"{_decimal(self.value / size)}{unit}"
 
     def amount(self, before: float | int) -> float:
         """Return the limit as an amount (MACs, parameters or milliseconds), given the cost ``before``."""
@@ -255,6 +262,7 @@ def human(count: float | int) -> str:
 
 
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
+_LARGEST = ((1e9, "G"), (1e6, "M"))
 _COUNTS = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
 _DURATIONS = {"ms": 1.0, "s": 1e3}
 _UNIT_SECONDS = {"h": 3600, "m": 60, "s": 1}
@@ -267,8 +275,15 @@ def _limit(text: str, quantity: Quantity, option: str, units: dict[str, float], 
     if unit == "x" and 0 < number <= 1:
         return Limit(quantity, number, relative=True)
     if unit in units and 0 < number * units[unit] < math.inf:
-        return Limit(quantity, number * units[unit], relative=False)
+        amount = number * units[unit]
+        whole = float(max(1, round(amount)))  # there is no part of a parameter
+        return Limit(quantity, amount if quantity == "latency" else whole, relative=False)
     raise UsageError(f"{option} {text!r} is not a limit. Write for example {examples}.")
+
+
+def _decimal(value: float) -> str:
+    """The shortest decimal that is this number, without an exponent."""
+    return np.format_float_positional(value, trim="-")
 
 
 def _as_tuple(example: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
