@@ -31,15 +31,17 @@ def test_a_tuned_run_is_pruned_then_pruned_anew_for_another_target(tuned):
     assert half["after"]["macs"] <= 0.5 * half["before"]["macs"]
     assert count_params(built(tuned).model) == half["after"]["params"] < whole
 
-    write_json(tuned / "test.json", {"of": "the model at half its operations"})
+    made_of_it = [tuned / name for name in ("test.json", "model.onnx", "model.pt2", "report.html")]
+    for path in made_of_it:
+        path.write_text("{}")
     before = (tuned / "pruned.safetensors").read_bytes()
     assert prune_run(tuned) == half  # nothing to do
     assert (tuned / "pruned.safetensors").read_bytes() == before
-    assert (tuned / "test.json").exists()
+    assert all(path.exists() for path in made_of_it)
 
     most = prune_run(tuned, targets={"macs": parse_macs("0.7x")})
     assert half["after"]["macs"] < most["after"]["macs"] <= 0.7 * most["before"]["macs"]
-    assert not (tuned / "test.json").exists()
+    assert not any(path.exists() for path in made_of_it)
     assert read_json(tuned / "torchard.json")["targets"] == {"macs": "0.7x"}
 
 
@@ -55,3 +57,9 @@ def test_data_that_changed_are_refused(tuned):
     with pytest.raises(UsageError, match="tune it again"):
         prune_run(tuned)
     write_json(tuned / "data.json", kept)
+
+
+def test_several_processes_of_a_launcher_are_refused(tuned, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="launched in 2 processes"):
+        prune_run(tuned)

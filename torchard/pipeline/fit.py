@@ -55,7 +55,7 @@ def opened(settings: Settings, out: Path, *, say: Callable[[str], None] = lambda
     Raises:
         UsageError, DataError, RunLockedError: as :func:`fit`.
     """
-    _check_alone()
+    check_alone()
     available(settings.models)
     check_usable(out)
     values = settings.to_json()
@@ -67,6 +67,21 @@ def opened(settings: Settings, out: Path, *, say: Callable[[str], None] = lambda
         for note in task.notes:
             say(f"data: {note}")
         yield Job(run, task, settings, say, loading=seconds())
+
+
+def check_alone() -> None:
+    """Refuse the several processes of a launcher: one would have the folder, and wait for the others.
+
+    Raises:
+        UsageError: if there are several.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise UsageError(
+            f"torchard was launched in {processes} processes, but one makes a run, and takes every core. "
+            "Start it without a launcher. To train in several, launch a script of your own that calls "
+            "torchard.core.trainer.Trainer."
+        )
 
 
 def finish(job: Job, tuned: Tuned, pruned: Pruned) -> dict[str, Any]:
@@ -135,14 +150,3 @@ def provenance() -> dict[str, Any]:
         "versions": versions(PACKAGES),
         "machine": machine(),
     }
-
-
-def _check_alone() -> None:
-    """Refuse the several processes of a launcher: one would have the folder, and wait for the others."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise UsageError(
-            f"torchard was launched in {processes} processes, but one makes a run, and takes every core. "
-            "Start it without a launcher. To train in several, launch a script of your own that calls "
-            "torchard.core.trainer.Trainer."
-        )

@@ -9,12 +9,15 @@ from torchard.core.data import load_task
 from torchard.core.errors import UsageError
 from torchard.core.files import quote
 from torchard.core.run import RunFolder
+from torchard.pipeline.deploy import ONNX, PROGRAM, UNPRUNED
+from torchard.pipeline.fit import check_alone
 from torchard.pipeline.job import Job
 from torchard.pipeline.prune import prune
 from torchard.pipeline.settings import Settings
 from torchard.pipeline.tune import load_tuned
 
-LATER = ("export", "test", "timing", "report")  # said of another model once there is a new one
+# What is made of a pruned model; of another one, once there is a new one.
+LATER = ("export.json", "test.json", "timing.json", "report.json", "report.html", UNPRUNED, ONNX, PROGRAM)
 
 
 def prune_run(
@@ -30,10 +33,12 @@ def prune_run(
     the run in place of an earlier one, whose exports and test results go with it. A killed call goes on.
 
     Raises:
-        UsageError: if the folder is no run with a tuned model, or the data are others than it was tuned on.
+        UsageError: if the folder is no run with a tuned model, the data are others than it was tuned on, or
+            a launcher started several processes.
         RunLockedError: if another process works in the folder.
         UnprunableError: if nothing in the model can be removed.
     """
+    check_alone()
     view = RunFolder.view(folder)
     facts = view.read("tune")
     if facts is None or not (folder / "tuned.safetensors").is_file():
@@ -53,6 +58,6 @@ def prune_run(
 
 
 def _forget(run: RunFolder) -> None:
-    """Remove what was said of the model that is to be replaced."""
+    """Remove what was made of the model that is to be replaced, so that nobody is answered by it."""
     for name in LATER:
-        (run.path / f"{name}.json").unlink(missing_ok=True)
+        (run.path / name).unlink(missing_ok=True)
