@@ -9,9 +9,12 @@ trained on the run's data and kept in the run; with --out it is cut only.
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 from torchard.cli.console import Column, Facts, emit, print_line, print_table
+
+FOR_RUNS = ("model", "macs", "params", "latency", "json", "debug")
 
 
 def command(
@@ -43,20 +46,7 @@ def command(
     from torchard.core.errors import UsageError
 
     if out is None and (Path(model) / "torchard.json").is_file():
-        cutting = {
-            "--ratio": ratio is not None,
-            "--criterion": criterion != "l2",
-            "--scope": scope != "local",
-            "--per": bool(per),
-            "--heads": heads != "dims",
-            "--round-to": round_to != 1,
-            "--ignore": bool(ignore),
-            "--size": size is not None,
-            "--random": random,
-            "--no-onnx": not onnx,
-        }
-        if wrong := [option for option, given in cutting.items() if given]:
-            raise UsageError(f"In a run, fit's ways hold: {wrong[0]} is for --out FOLDER, which only cuts.")
+        _refuse_ways_to_cut()
         return _prune_run(Path(model), macs, params, latency)
 
     from torchard.prune.depgraph import UnreachableTargetError, plan, trace
@@ -85,6 +75,19 @@ def command(
     facts = write(subject, chosen, out or Path("pruned") / subject.name.replace("/", "-"), onnx=onnx)
     emit({**facts, "reached": reached, "unknown": dict(graph.unknown)}, _show)
     return 0 if reached else 3
+
+
+def _refuse_ways_to_cut() -> None:
+    """In a run only limits are taken: how it is cut and trained is fit's."""
+    from click.core import ParameterSource
+
+    from torchard.core.errors import UsageError
+
+    context = click.get_current_context()
+    for name in context.params:
+        if name not in FOR_RUNS and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"In a run, fit's ways hold: {option} is for --out FOLDER, which only cuts.")
 
 
 def _prune_run(run: Path, macs: str, params: str, latency: str) -> int:
