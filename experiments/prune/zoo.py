@@ -15,7 +15,7 @@ import resource
 import statistics
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,10 @@ def main() -> None:
     for name, build in chosen.items():
         if name in rows and rows[name]["status"] == "pruned" and (not options.rival or "rival" in rows[name]):
             continue
-        rows[name] = {"name": name, **isolated(build, options.seconds, rival=options.rival)}
+        row = {"name": name, **isolated(lambda build=build: examine(build()), options.seconds)}
+        if options.rival:
+            row["rival"] = _rival(build, options.rival_seconds, comparable=not row.get("tags"))
+        rows[name] = row
         _show(rows[name])
         ROWS.parent.mkdir(parents=True, exist_ok=True)
         write_json(ROWS, rows)
@@ -82,7 +85,7 @@ def examine(subject: Subject, *, seed: int = 0) -> dict[str, Any]:
         "frozen": {name: why for name, why in chosen.frozen.items() if _worth_saying(why)},
     }
     if not chosen.removed:
-        return {**row, "status": "refused", "reason": _main_reason(chosen.frozen)}
+        return {**row, "status": "refused", "reason": _main_reason(row["frozen"])}
     checked = verify(model, chosen, inputs, forward=subject.forward, seed=seed)
     pruned = apply(model, chosen).model
     if [out.shape for out in outputs(subject, pruned)] != shapes:
@@ -94,15 +97,17 @@ def examine(subject: Subject, *, seed: int = 0) -> dict[str, Any]:
     return {**row, "status": status, "error": checked.error, "moved": checked.moved, "reason": ""}
 
 
-def isolated(build: Build, seconds: float, *, rival: bool = False) -> dict[str, Any]:
-    """Examine a subject in a forked process, within bounds of time."""
+def isolated(examined: Callable[[], dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """Return the row that ``examined`` makes in a forked process, or one that says why there is none."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(build, sender, rival))
+    process = context.Process(target=_work, args=(examined, sender))
     process.start()
-    row = receiver.recv() if receiver.poll(seconds) else {"status": "failed", "reason": "out of time"}
-    if row.get("reason") == "out of time":
+    if receiver.poll(seconds):
+        row = receiver.recv()
+    else:
         process.kill()
+        row = {"status": "failed", "reason": f"out of time after {seconds:.0f} s"}
     process.join()
     return row
 
@@ -137,31 +142,27 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"graph and groups in {ours:.2f} s (median of {len(both)}), torch-pruning in {theirs:.2f} s"
 
 
-def _work(build: Build, sender: Any, rival: bool) -> None:
+def _work(examined: Callable[[], dict[str, Any]], sender: Any) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     try:
-        row = examine(build())
+        row = examined()
     except Exception as error:
         row = {
             "status": "failed",
             "reason": f"{type(error).__name__}: {error}"[:300],
             "where": traceback.format_exc(),
         }
-    if rival:
-        row["rival"] = _rival(build, comparable=not row.get("tags"))
     row["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     sender.send(row)
 
 
-def _rival(build: Build, *, comparable: bool) -> dict[str, Any]:
+def _rival(build: Build, seconds: float, *, comparable: bool) -> dict[str, Any]:
+    """What torch-pruning does with the subject; whatever it stumbles over is what is measured."""
     from experiments.prune import rival
 
-    torch.manual_seed(0)
-    try:
-        return rival.examine(build(), comparable=comparable)
-    except Exception as error:  # whatever it stumbles over is what is measured
-        return {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:300]}
+    row = isolated(lambda: rival.examine(build(), comparable=comparable), seconds)
+    return {name: value for name, value in row.items() if name != "where"}
 
 
 def _doubled(inputs: Any) -> Any:
@@ -174,7 +175,7 @@ def _worth_saying(why: Sequence[str]) -> bool:
 
 def _main_reason(frozen: Mapping[str, Sequence[str]]) -> str:
     reasons = [reason for why in frozen.values() for reason in why]
-    return max(set(reasons), key=reasons.count) if reasons else "no group"
+    return max(reasons, key=reasons.count) if reasons else "no group"
 
 
 def _show(row: Mapping[str, Any]) -> None:
@@ -193,6 +194,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=300, help="limit for one model")
     parser.add_argument("--fresh", action="store_true", help="forget earlier rows")
     parser.add_argument("--rival", action="store_true", help="also PyPI torch-pruning")
+    parser.add_argument(
+        "--rival-seconds", type=float, default=60, help="limit for torch-pruning on one model"
+    )
     parser.add_argument("--save", action="store_true", help="write the result file")
     return parser.parse_args()
 
