@@ -70,7 +70,9 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def balanced_accuracy(scores: Tensor, targets: Tensor) -> float:
-    """Return the mean recall of the two classes, in percent."""
+    """Return the mean recall of the two classes, in percent; NaN where training blew up."""
+    if not scores.isfinite().all():
+        return math.nan
     return 100 * float(metrics(scores, targets, classes=CLASSES)["balanced_accuracy"])
 
 
