@@ -1,4 +1,4 @@
-"""Every scorer against the same fine-tuning, in one run: 11 networks, 6 seeds of 5 splits. About 8 minutes.
+"""Every scorer against the same fine-tuning, in one run: two hubs, 6 seeds of 5 splits. About 16 minutes.
 
 Writes the results of all scorers' experiments but LogME's, which measures more. Expected: weighted Kendall τ
 of at least 0.3 (linear probe 0.5), every pick within 2 points of the best, every score in under a second.

@@ -1,6 +1,7 @@
-"""Score a hub of small networks on 150 digits, fine-tune each, and see how well scores foretold it."""
+"""Score two hubs of small networks on 150 digits, fine-tune each, and see how well scores foretold it."""
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,11 +11,22 @@ import torch
 from scipy.stats import kendalltau, weightedtau
 
 from experiments import record
-from experiments.select.digits_hub import HUB, Digits, fine_tuned_accuracy, load_digits, look, pretrain, split
+from experiments.select.digits_hub import (
+    HUBS,
+    Digits,
+    Hub,
+    fine_tuned_accuracy,
+    load_digits,
+    look,
+    pretrain,
+    split,
+)
 from torchard.cli.console import Column, progress
 from torchard.select.scorers import JointScorer, Look, scorers
 
+Trials = Sequence[Mapping[str, Any]]
 COLUMNS = [
+    Column("hub"),
     Column("scorer"),
     Column("tau", head="weighted τ", digits=2, spread="tau sd"),
     Column("kendall", head="Kendall τ", digits=2, spread="kendall sd"),
@@ -39,26 +51,32 @@ def beside(name: str) -> tuple[str, ...]:
     return BESIDE.get(name, tuple(other for other in ("logme", "knn") if other != name))
 
 
-def write(name: str, trials: Sequence[Mapping[str, Any]], results: str) -> None:
+def write(name: str, trials: Mapping[str, Trials], results: str) -> None:
     """Print the table of one scorer and those beside it, and write it to ``results``."""
-    rows = [row(one, trials) for one in (name, *beside(name))]
-    own, least = rows[0], LEAST_TAU.get(name, 0.3)
+    names = (name, *beside(name))
+    rows = [row(hub, one, part) for hub, part in trials.items() for one in names]
+    least = LEAST_TAU.get(name, 0.3)
     claim = f"Weighted τ at least {least}, the pick within 2 points of the best, a score in under a second."
-    slowest = max(trial["seconds"][name] / len(HUB) for trial in trials)
-    text = told(
-        [
-            (f"τ_w {own['tau']:.2f}", own["tau"] >= least),
-            (f"pick {100 * own['regret']:.1f} points below the best", own["regret"] <= 0.02),
-            (f"{slowest:.2f} s a model", slowest < 1),
-        ]
-    )
-    kept = [_only(trial, (name, *beside(name))) for trial in trials]
+    text = " ".join(_verdict(hub, name, part, least) for hub, part in trials.items())
+    kept = {hub: [_only(trial, names) for trial in part] for hub, part in trials.items()}
     record.save(results, rows, COLUMNS, claim=claim, verdict=text, details={"trials": kept})
+
+
+def _verdict(hub: str, name: str, trials: Trials, least: float) -> str:
+    own = row(hub, name, trials)
+    slowest = max(trial["seconds"][name] / len(HUBS[hub].recipes) for trial in trials)
+    parts = [
+        (f"τ_w {own['tau']:.2f}", own["tau"] >= least),
+        (f"pick {100 * own['regret']:.1f} points below the best", own["regret"] <= 0.02),
+        (f"{slowest:.2f} s a model", slowest < 1),
+    ]
+    return f"{hub} ({to_rank(trials)}): {told(parts)}"
 
 
 def options(about: str | None, results: str) -> argparse.ArgumentParser:
     """Return the options every experiment on scorers takes."""
     parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--hubs", nargs="+", choices=list(HUBS), default=list(HUBS))
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--source", type=int, default=None, help="fewer source digits, for a trial")
@@ -66,27 +84,32 @@ def options(about: str | None, results: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run_trials(names: Sequence[str], given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return truth, scores and seconds of every seed and split."""
+def run_trials(names: Sequence[str], given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Return truth, scores and seconds of every seed and split, by hub."""
     source, target = load_digits("mnist"), load_digits("digits")
     source = source[torch.arange(given.source or len(source.labels))]
-    return [
-        trial
-        for seed in range(given.seeds)
-        for trial in seed_trials(names, seed, source, target, given.splits)
-    ]
+    return {
+        hub: [
+            trial
+            for seed in range(given.seeds)
+            for trial in seed_trials(names, HUBS[hub], seed, source, target, given.splits)
+        ]
+        for hub in given.hubs
+    }
 
 
 def seed_trials(
-    names: Sequence[str], seed: int, source: Digits, target: Digits, splits: int
+    names: Sequence[str], hub: Hub, seed: int, source: Digits, target: Digits, splits: int
 ) -> list[dict[str, Any]]:
     """Pre-train the hub once, then score and fine-tune it on each split."""
-    models = {name: pretrain(recipe, source, seed) for name, recipe in HUB.items()}
+    models = {name: pretrain(recipe, source, seed) for name, recipe in hub.recipes.items()}
     trials = []
     for part in range(splits):
         train, test = split(target, 100 * seed + part)
         start = time.perf_counter()
-        truth = {name: fine_tuned_accuracy(model, train, test, seed=seed) for name, model in models.items()}
+        truth = {
+            name: fine_tuned_accuracy(model, train, test, hub, seed=seed) for name, model in models.items()
+        }
         tuning = time.perf_counter() - start
         looks, looking = zip(*(look(model, train) for model in models.values()), strict=True)
         scored = {name: timed_scores(name, models, looks) for name in names}
@@ -117,14 +140,29 @@ def timed_scores(name: str, models: Iterable[str], looks: Iterable[Look]) -> tup
     return dict(zip(models, values, strict=True)), time.perf_counter() - start
 
 
-def mean_truth(trials: Sequence[Mapping[str, Any]], seed: int) -> dict[str, float]:
+def to_rank(trials: Trials) -> str:
+    """Say how far the models of a hub lie apart, against the error with which that is known."""
+    spreads, errors = [], []
+    for seed in dict.fromkeys(trial["seed"] for trial in trials):
+        truth = mean_truth(trials, seed)
+        own = [trial["truth"] for trial in trials if trial["seed"] == seed]
+        # Of each split only what sets a model apart from the others counts.
+        apart = [[one[model] - statistics.fmean(one.values()) for one in own] for model in truth]
+        spreads.append(statistics.stdev(truth.values()))
+        if len(own) > 1:
+            errors.append(statistics.fmean(statistics.variance(values) / len(own) for values in apart))
+    error = f" with an error of {100 * math.sqrt(statistics.fmean(errors)):.1f}" if errors else ""
+    return f"models {100 * statistics.fmean(spreads):.1f} points apart{error}"
+
+
+def mean_truth(trials: Trials, seed: int) -> dict[str, float]:
     """Return the accuracy of each model of a seed's hub, the mean over its splits."""
     found = [trial["truth"] for trial in trials if trial["seed"] == seed]
     return {model: statistics.fmean(truth[model] for truth in found) for model in found[0]}
 
 
-def row(name: str, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One scorer's line: means and spreads over all trials."""
+def row(hub: str, name: str, trials: Trials) -> dict[str, Any]:
+    """One scorer's line on one hub: means and spreads over all trials."""
     figures: dict[str, list[float]] = {key: [] for key in ("tau", "kendall", "above", "regret")}
     for trial in trials:
         # One split's accuracies err by as much as the models differ, so all splits' mean is the truth.
@@ -135,7 +173,7 @@ def row(name: str, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         figures["kendall"].append(float(kendalltau(values, list(truth.values())).statistic))
         figures["above"].append(pick - statistics.fmean(truth.values()))
         figures["regret"].append(max(truth.values()) - pick)
-    summary: dict[str, Any] = {"scorer": name}
+    summary: dict[str, Any] = {"hub": hub, "scorer": name}
     for key, values in figures.items():
         summary |= {key: statistics.fmean(values), f"{key} sd": statistics.pstdev(values)}
     ratios = [trial["tuning seconds"] / trial["seconds"][name] for trial in trials]

@@ -1,4 +1,4 @@
-"""SFDA against fine-tuning: a hub of 11 networks, 6 seeds of 5 splits. About 6 minutes.
+"""SFDA against fine-tuning: two hubs of networks, 6 seeds of 5 splits. About 12 minutes.
 
 Expected: weighted Kendall τ of at least 0.3, the pick within 2 points of the best, a score in under a second.
 """
