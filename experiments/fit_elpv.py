@@ -13,6 +13,7 @@ from typing import Any
 from experiments import record
 from torchard.cli.console import Column
 from torchard.core.budget import parse_macs, parse_params, parse_seconds
+from torchard.core.memory import keep_freed_memory
 from torchard.pipeline import Settings, fit
 
 CLAIM = "The pruned model answers at least 88.42 % right, at half the MACs and at most 2.5 M parameters."
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/fit_elpv"))
     parser.add_argument("--results", type=Path, default=Path("results/fit_elpv.json"))
     given = parser.parse_args()
+    keep_freed_memory()
     fits = []
     for seed in range(given.seeds):
         limits = {"macs": parse_macs("0.5x"), "params": parse_params("2.5M")}

@@ -24,6 +24,7 @@ from typer.core import TyperCommand
 import torchard
 from torchard.cli.console import Invocation, safe
 from torchard.cli.verbs import Verb, verbs
+from torchard.core.memory import keep_freed_memory
 
 EPILOG = (
     "Every command takes --json and --debug. Exit codes: 0 done, 1 failed, 2 wrong use, "
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _write_anything()
+    keep_freed_memory()
     invocation = Invocation(write=sys.stdout.write)
     try:
         with _quiet_libraries(), _sigterm_interrupts():
