@@ -16,6 +16,7 @@ from torchard.core import checkpoint
 from torchard.core.data import InputSpec, Split, Task
 from torchard.core.data.split import ArrayImages
 from torchard.core.errors import UsageError
+from torchard.core.features import extract
 from torchard.hub import folder
 from torchard.select.rank import rank
 from torchard.select.ranking import Ranking
@@ -147,7 +148,6 @@ def test_scores_are_those_of_the_features_themselves(task):
     model = network(0)
     ranking = rank({"net": model}, task, samples=None)
     from torchard.core.data import tensors
-    from torchard.core.features import extract
     from torchard.select.knn import knn_score
     from torchard.select.logme import logme
 
@@ -211,6 +211,21 @@ def test_models_are_left_as_they_were(task):
     rank({"net": model}, task, samples=30)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("as_task", [True, False], ids=["task", "loader"])
+def test_models_run_where_they_are_wanted(task, monkeypatch, as_task):
+    places = []
+
+    def noted(*arguments, device=None, **options):
+        places.append(device)
+        return extract(*arguments, **options)
+
+    monkeypatch.setattr("torchard.select.rank.extract", noted)
+    data = task if as_task else [(torch.randn(30, 3, 32, 32), torch.arange(30) % 3)]
+    rank({"net": network(0)}, data, samples=30, device="cuda:1")
+    rank({"net": network(0)}, data, samples=30)
+    assert places == ["cuda:1", None]
 
 
 def test_any_loader_of_batches_will_do(task):

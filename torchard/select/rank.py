@@ -45,6 +45,7 @@ def rank(
     samples: int | None = 1000,
     seed: int = 0,
     layer: str | None = None,
+    device: torch.device | str | None = None,
     cache: Path | None = None,
     workers: int = 1,
     engine: Engine = "local",
@@ -54,9 +55,9 @@ def rank(
 
     Each model runs once, in eval mode, over the same ``samples`` training images (drawn evenly by class;
     None takes all), at its own input size and normalisation; its features are what its classifier sees, or
-    the output of ``layer``. Names are loaded from the hub one after another. ``data`` may also be a loader
-    of batches, which are then given to every model as they are. The validation and test images of a task
-    are not looked at.
+    the output of ``layer``. Names are loaded from the hub one after another. It runs on ``device`` (default:
+    where it is) and leaves for its place again. ``data`` may also be a loader of batches, which are then
+    given to every model as they are. The validation and test images of a task are not looked at.
 
     Errors are standard errors over the samples. Models whose difference from the best is within two
     standard errors of that difference, on the same samples, are tied, and the cheapest is chosen. Features
@@ -82,7 +83,7 @@ def rank(
         option = "workers" if cache is None else "cache"
         raise UsageError(f"`{option}` needs a task: the batches of a loader have no name to find them by.")
     start = time.perf_counter()
-    scene = _scene(data, samples, seed, layer, cache)
+    scene = _scene(data, samples, seed, layer, device, cache)
     run = _apart if apart else _here
     outcomes = run(_sources(models), scene, scorer, beside, progress, workers=workers, engine=engine)
     failed = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, _Failed)}
@@ -196,11 +197,16 @@ def _all_failed(failed: Mapping[str, _Failed]) -> ValueError:
 
 
 def _scene(
-    data: Task | Iterable[Any], samples: int | None, seed: int, layer: str | None, cache: Path | None
+    data: Task | Iterable[Any],
+    samples: int | None,
+    seed: int,
+    layer: str | None,
+    device: torch.device | str | None,
+    cache: Path | None,
 ) -> _Scene:
     if not isinstance(data, Task):
-        return lambda name, model: _looked_at_loader(model, data, layer)
-    return _TaskScene(_subsample(data.train, samples, seed), data.fingerprint, layer, cache)
+        return lambda name, model: _looked_at_loader(model, data, layer, device)
+    return _TaskScene(_subsample(data.train, samples, seed), data.fingerprint, layer, device, cache)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,16 +216,17 @@ class _TaskScene:
     split: Split
     fingerprint: str
     layer: str | None
+    device: torch.device | str | None
     cache: Path | None
 
     def __call__(self, name: str, model: nn.Module) -> tuple[Look, tuple[int, int]]:
         spec = _spec(model)
         if self.cache is None:
-            return _looked_at_split(model, self.split, spec, self.layer), spec.size
+            return _looked_at_split(model, self.split, spec, self.layer, self.device), spec.size
         facts = {"format": 1, "data": self.fingerprint, "input": spec.to_json(), "layer": self.layer}
         key = content_key({**facts, "samples": list(self.split.names), "weights": _digest(model)})
         file = self.cache / f"{key}.safetensors"
-        fresh = partial(_looked_at_split, model, self.split, spec, self.layer)
+        fresh = partial(_looked_at_split, model, self.split, spec, self.layer, self.device)
         return _remembered(file, self.split, fresh), spec.size
 
 
@@ -375,13 +382,20 @@ def _digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _looked_at_split(model: nn.Module, split: Split, spec: InputSpec, layer: str | None) -> Look:
-    features = extract(model, Loader(split, spec, batch_size=BATCH, shuffle=False), layer=layer)
+def _looked_at_split(
+    model: nn.Module,
+    split: Split,
+    spec: InputSpec,
+    layer: str | None,
+    device: torch.device | str | None = None,
+) -> Look:
+    loader = Loader(split, spec, batch_size=BATCH, shuffle=False)
+    features = extract(model, loader, layer=layer, device=device)
     return Look(features, split.targets, _source_probs(model, features) if layer is None else None)
 
 
 def _looked_at_loader(
-    model: nn.Module, batches: Iterable[Any], layer: str | None
+    model: nn.Module, batches: Iterable[Any], layer: str | None, device: torch.device | str | None
 ) -> tuple[Look, tuple[int, int]]:
     targets: list[Tensor] = []
     sizes: list[tuple[int, int]] = []
@@ -393,7 +407,7 @@ def _looked_at_loader(
             sizes.append((images.shape[-2], images.shape[-1]))
             yield images
 
-    features = extract(model, inputs(), layer=layer)
+    features = extract(model, inputs(), layer=layer, device=device)
     probs = _source_probs(model, features) if layer is None else None
     return Look(features, torch.cat(targets), probs), sizes[0]
 
