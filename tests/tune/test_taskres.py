@@ -1,6 +1,7 @@
 """TaskRes against its definition, on the packed small encoder and on made-up features."""
 
 import copy
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -153,10 +154,14 @@ def test_merge_gives_the_same_logits_and_unmerge_the_same_bits():
 
 @torch.no_grad()
 def test_a_stored_residual_follows_its_classes_into_another_order(tmp_path):
-    model = taskres.attach(zero_shot())
+    model = taskres.attach(encoder(), NAMES, TEMPLATES)
     model.classifier.torchard_adapters["default"].residual.normal_()
     folder = taskres.save(model, tmp_path)
     assert torch.equal(taskres.load(zero_shot(), folder)(images()), model(images()))
+
+    config = json.loads((folder / "adapter.json").read_text())["config"]
+    assert config["classnames"] == NAMES
+    assert config["templates"] == TEMPLATES
 
     order = ["three", "one", "two"]
     turned = ZeroShotClassifier(encoder(), text_classifier(encoder(), order, TEMPLATES), order)

@@ -94,8 +94,8 @@ def attach(
     config = TaskResConfig(alpha, modality)
     if not isinstance(model, ZeroShotClassifier):
         weight = text_classifier(model, classnames, templates, ensemble)
-        model = ZeroShotClassifier(model, weight, classnames)
-    config = TaskResConfig(alpha, modality, model.classifier.classnames)
+        model = ZeroShotClassifier(model, weight, classnames, templates)
+    config = TaskResConfig(alpha, modality, model.classifier.classnames, model.classifier.templates)
     refuse_occupied(model, name)
     site = Site("classifier", "CosineClassifier", len(model.classifier.weight))
     install(model, _SPEC, config, {"classifier": site}, name=name, also_train=(), check_reach=False)
@@ -227,11 +227,15 @@ def epoch_rate(epoch: int, epochs: int, rate: float) -> float:
 
 @dataclass(frozen=True)
 class TaskResConfig:
-    """The settings of :func:`attach` that are stored, with the classes in the residual's order."""
+    """The settings of :func:`attach` that are stored, with the classes in the residual's order.
+
+    ``templates`` tell how the text features were made; nothing is computed from them.
+    """
 
     alpha: Alpha = 0.5
     modality: str = "text"
     classnames: Sequence[str] = ()
+    templates: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.alpha != "learnable" and not (isinstance(self.alpha, int | float) and self.alpha > 0):

@@ -97,11 +97,13 @@ class CosineClassifier(nn.Module):
         weight: Float[Tensor, "c d"],
         logit_scale: float | Float[Tensor, ""],
         classnames: Sequence[str] = (),
+        templates: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.register_buffer("weight", weight.detach().clone())
         self.register_buffer("scale", torch.as_tensor(logit_scale).detach().clone().to(weight))
         self.classnames = tuple(classnames)
+        self.templates = tuple(templates)
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
         """Return the logits of raw image features."""
@@ -119,7 +121,11 @@ class ZeroShotClassifier(nn.Module):
     """Images to logits: an encoder's image tower and a classifier made of texts."""
 
     def __init__(
-        self, encoder: Any, text_features: Float[Tensor, "c d"], classnames: Sequence[str] = ()
+        self,
+        encoder: Any,
+        text_features: Float[Tensor, "c d"],
+        classnames: Sequence[str] = (),
+        templates: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if text_features.shape[1] != encoder.embed_dim:
@@ -130,7 +136,7 @@ class ZeroShotClassifier(nn.Module):
         if bool((text_features.norm(dim=1) == 0).any()):
             raise ValueError("`text_features` has a row of zeros.")
         self.encoder = encoder
-        self.classifier = CosineClassifier(text_features, encoder.logit_scale, classnames)
+        self.classifier = CosineClassifier(text_features, encoder.logit_scale, classnames, templates)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Return the logits of preprocessed images."""
