@@ -1,8 +1,8 @@
-"""Run on another interpreter: decompile every n-th function of its library and the torture set, and check
-both.
+"""Run on another interpreter: decompile every n-th function of its library, the torture set and the newer
+syntax, and check them.
 
-Usage: python elsewhere.py STEP. Needs the standard library only. Exits 1 if fewer than 96.5 % are proved, or
-a recompiled function of the torture set behaves differently.
+Usage: python elsewhere.py STEP. Needs the standard library only. Exits 1 if fewer than 96.5 % are proved, a
+recompiled function of the torture set behaves differently, or newer syntax does not come back.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ def load(name):
 
 
 def main(step):
-    corpus, torture = load("corpus"), load("torture")
+    corpus, torture, newer = load("corpus"), load("torture"), load("newer")
     sample = list(corpus.functions())[::step]
     kinds = [decompile_code(code).equivalence for _, code in sample]
     proved = sum(kind != "unverified" for kind in kinds) / len(kinds)
@@ -34,11 +34,12 @@ def main(step):
             twin = torture.twin(function, decompile_code(function, strategy=strategy).source, recompile)
             if any(torture.behaviour(twin, n) != torture.behaviour(function, n) for n in range(6)):
                 wrong.append((function.__name__, strategy))
+    lost = newer.failures(decompile_code, recompile)
     print(
         f"Python {sys.version.split()[0]}: {len(kinds)} functions, {proved:.2%} proved, "
-        f"torture set wrong: {wrong}"
+        f"torture set wrong: {wrong}, newer syntax ({len(list(newer.programs()))} programs) wrong: {lost}"
     )
-    return 1 if proved < 0.965 or wrong else 0
+    return 1 if proved < 0.965 or wrong or lost else 0
 
 
 if __name__ == "__main__":

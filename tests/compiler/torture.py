@@ -243,10 +243,47 @@ def handler_context(n):
         return repr(e), repr(e.__context__), sys.exc_info()[0]
 
 
+class Base:
+    """Keeps what a class statement was given."""
+
+    def __init_subclass__(cls, **options):
+        cls.options = options
+
+
+def definitions(n):
+    log.append(n)
+
+    def plain(a, b=n or 1, *, c=n and 2, d=3, e: (int if n else str) = 4):
+        """Doc."""
+        return a, b, c, d, e
+
+    class Later(Base if n else object, **({"flag": n or 5} if n else {})):
+        """Doc."""
+
+        kept = n
+
+        def method(self):
+            return super().__repr__() and self.kept + n
+
+    class Starred(*((Base, dict) if n else (dict,))):
+        pass
+
+    made = (
+        Later.__qualname__,
+        Later.__doc__,
+        Later.__mro__[1:],
+        Later().method(),
+        getattr(Later, "options", 0),
+    )
+    keyed = (lambda *, k=n or 7, j=1: (k, j))()
+    return plain(0), plain.__annotations__, plain.__doc__, plain.__name__, made, Starred.__mro__[1:], keyed
+
+
 FUNCTIONS = [
     nested_handlers, context_in_loop, overriding_finally, finally_in_loop, generator, expressions,
     closure_in_loop,
     computed_clauses, coroutine, continue_in_handler, two_contexts, order_of_evaluation, handler_context,
+    definitions,
 ]  # fmt: skip
 
 

@@ -52,6 +52,15 @@ GOLDEN = {
     "tuple swap": "def f(a, b, c):\n a, b, c = c, a, b\n return a, b, c",
     "decorated": "def f(d):\n @d(1)\n @d\n def g(x=d): return x\n return g",
     "assert": "def f(a):\n assert a and g(a), 'no'\n return a",
+    "class with starred bases": "def f(a, b):\n class A(int, *a, m=1, **b): pass\n class B(*a): pass\n"
+    " class C(a, **b): x = 1\n return A, B, C",
+    "class with bases that branch": "def f(a, b):\n class A(a if b else int, **(a or b)): x = a\n return A",
+    "class that ends in branches": "def f(a):\n class A:\n  if a: x = 1\n  elif f: y: int = 2\n"
+    "  else:\n   def m(self): return super().m()\n class B:\n  if a:\n   if f: raise a\n   z = 1\n"
+    " return A, B",
+    "starred annotation": "def f(a):\n def g(x: int, *y: *a, z: a[1]) -> a: return y\n return g",
+    "branches in annotations": "def f(a, b):\n"
+    " def g(x: (a if b else f), *, y: (a or b) = 1) -> (b and a): pass\n return g",
     "finally return": "def f(a):\n try: return g(a)\n finally:\n  if a: h()",
     "try else": "def f(a):\n for i in a:\n  try: x = g(i)\n  except E: continue\n"
     "  else: h(x)\n  finally: k()",

@@ -9,12 +9,13 @@ import ast
 from typing import Any
 
 from torchard.compiler.decompile.asking import assign, run
-from torchard.compiler.decompile.conditions import negate
+from torchard.compiler.decompile.endings import ENDINGS
 from torchard.compiler.decompile.flow import clean
+from torchard.compiler.decompile.made import Class
 from torchard.compiler.decompile.ops import ENDS, Op
 from torchard.compiler.decompile.protect import Protection
 from torchard.compiler.decompile.reader import VERSION, read
-from torchard.compiler.decompile.slots import Slot, Unstructured
+from torchard.compiler.decompile.slots import NONE, Slot, Unstructured
 from torchard.compiler.decompile.stack import Stack, name
 
 _BUSY = 12  # blocks in one chain of ifs before it is halved
@@ -233,7 +234,7 @@ class _Dispatch:
             return [ast.Try([inside], [clause], [], [])]
         self.imports.add("BaseException")
         caught_as = self.slot(len(self.stacks[handler]))
-        temporary = self._name("x")
+        temporary = self.free("x")
         body: "list[ast.stmt]" = [
             assign(caught_as, name(temporary)),
             assign(self.counter, ast.Constant(self.number[handler])),
@@ -259,10 +260,10 @@ class _Dispatch:
         if len(enter) != 1:
             raise Unstructured("a context entered at several places")
         position = len(self.stacks[enter[0]])  # the value lies where the exit function and it are pushed
-        flag, manager = self._name(f"w{enter[0]}"), self._name(f"m{enter[0]}")
+        flag, manager = self.free(f"w{enter[0]}"), self.free(f"m{enter[0]}")
         item = ast.withitem(name(manager), name(self.slot(position), ast.Store()))
         kind = ast.AsyncWith if self.ops[enter[0]].arg else ast.With
-        after = self._at(self.protection.suppressed(handler))
+        after = self.at(self.protection.suppressed(handler))
         return [
             assign(flag, ast.Constant(True)),
             kind([item], [inside, assign(flag, ast.Constant(False))]),
@@ -314,7 +315,7 @@ class _Dispatch:
 
     def _finish(self, stack: Stack, ops: "list[Op]", last: Any, end: int) -> "list[ast.stmt]":
         kind = last.name if last is not None else ""
-        special = _ENDINGS.get(kind)
+        special = ENDINGS.get(kind)
         if special is not None:
             run(self, stack, ops[:-1])
             stack.line = last.line
@@ -326,7 +327,7 @@ class _Dispatch:
             self.leave(stack, end)
         return stack.out
 
-    def _at(self, index: int) -> int:
+    def at(self, index: int) -> int:
         """The number of the block that control reaches at ``index``, jumps followed: they belong to no
         range."""
         for _ in self.ops:
@@ -340,7 +341,7 @@ class _Dispatch:
     def leave(self, stack: Stack, end: int) -> None:
         """Go to the block at ``end`` with the stack as it is."""
         self.settle(stack, 0)
-        stack.append(assign(self.counter, ast.Constant(self._at(end))))
+        stack.append(assign(self.counter, ast.Constant(self.at(end))))
 
     def settle(self, stack: Stack, keep: int) -> "list[ast.expr]":
         """Put every value of the stack into its slot variable, at once; return the top ``keep`` values, not
@@ -351,8 +352,7 @@ class _Dispatch:
             if slot.kind == "iter":
                 call = self._begin(slot)
                 slots[place] = Slot("ordered", call, slot.reads, None, slot.uid, slot.seq)
-        if any(slot.kind == "mark" and slot.data == "__build_class__" for slot in slots):
-            raise Unstructured("a class statement with branches in its bases")
+        self._make_classes_later(stack)
         places = [place for place, slot in enumerate(slots) if slot.kind != "mark"]
         marks = [
             (place, slot) for place, slot in enumerate(slots) if slot.kind == "mark" and slot.data == "c"
@@ -368,7 +368,7 @@ class _Dispatch:
                 values.append(expr)
         if kept and targets:
             for position in range(keep):
-                temporary = self._name(f"b{position}")
+                temporary = self.free(f"b{position}")
                 targets.append(name(temporary, ast.Store()))
                 values.append(kept[position])
                 kept[position] = name(temporary)
@@ -379,6 +379,24 @@ class _Dispatch:
         self._assign_all(stack, targets, values)
         return kept
 
+    def _make_classes_later(self, stack: Stack) -> None:
+        """A class whose bases need more than one block: a function makes it when they are there."""
+        from torchard.compiler.decompile.functions import class_maker
+
+        slots = stack.slots
+        for place, (slot, after) in enumerate(zip(slots, slots[1:])):
+            if slot.data != "__build_class__":
+                continue
+            if after.kind == "body":
+                body, title = after.data, slots[place + 2].data[0]
+                slots[place + 1] = Slot("const", ast.Constant(None), NONE, (None,))
+            else:
+                arguments: Any = after.expr
+                body, title = arguments.elts[0].body, arguments.elts[1].value
+            maker = self.scope.temporary()
+            stack.append(class_maker(self.scope, Class(body, title, [], []), maker))
+            slots[place] = Slot("pure", name(maker), frozenset((maker,)))
+
     def _begin(self, slot: Slot) -> ast.expr:
         if slot.data != "GetAiter":
             return ast.Call(name(self.builtin("iter")), [slot.expr], [])
@@ -388,7 +406,7 @@ class _Dispatch:
         helper.args = [slot.expr]  # type: ignore[attr-defined]
         return helper
 
-    def _step(self, iterator: ast.expr, *, asynchronous: bool) -> ast.expr:
+    def step(self, iterator: ast.expr, *, asynchronous: bool) -> ast.expr:
         if not asynchronous:
             return ast.Call(name(self.builtin("next")), [iterator], [])
         if VERSION >= (3, 10):
@@ -410,9 +428,9 @@ class _Dispatch:
     # -- names
 
     def slot(self, position: int) -> str:
-        return self._name(f"s{position}")
+        return self.free(f"s{position}")
 
-    def _name(self, tail: str) -> str:
+    def free(self, tail: str) -> str:
         return self.scope.settings.special(tail)
 
     def builtin(self, word: str) -> str:
@@ -420,76 +438,8 @@ class _Dispatch:
         return self._builtin(word)
 
     def _builtin(self, word: str) -> str:
-        return self._name(word)
-
-
-def _pop_exception(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
-    if not stack.slots or stack.slots[-1].kind != "mark":
-        raise Unstructured("an exception is put away out of turn")
-    stack.slots.pop()
-    d.leave(stack, end)
-    if op.arg is None:  # what held the exception must not keep it alive
-        stack.out.insert(len(stack.out) - 1, assign(d.slot(d.position(op) + 1), ast.Constant(None)))
-
-
-def _reraise(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
-    stack.flush()
-    stack.append(ast.Raise(None, None))
-
-
-def _branch(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
-    (test,) = d.settle(stack, 1)
-    if op.arg in ("none", "not none"):
-        test = ast.Compare(test, [ast.Is()], [ast.Constant(None)])
-    positive = op.arg in ("true", "none")
-    yes, no = (op.target, end) if positive else (end, op.target)
-    stack.append(_goto(d, test, yes, no))
-
-
-def _branch_keep(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
-    position = len(stack.slots) - 1
-    d.settle(stack, 0)
-    test: ast.expr = name(d.slot(position))
-    yes, no = (op.target, end) if op.arg == "true" else (end, op.target)
-    stack.append(_goto(d, test, yes, no))
-
-
-def _goto(d: _Dispatch, test: ast.expr, yes: int, no: int) -> ast.stmt:
-    then: "list[ast.stmt]" = [assign(d.counter, ast.Constant(d._at(yes)))]
-    other: "list[ast.stmt]" = [assign(d.counter, ast.Constant(d._at(no)))]
-    if yes > no and isinstance(test, ast.UnaryOp):
-        return ast.If(negate(test), other, then)
-    return ast.If(test, then, other)
-
-
-def _for_iter(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
-    d.settle(stack, 0)
-    places = len(d.stacks[end]) - 1
-    iterator = name(d.slot(places - 1))
-    asynchronous = op.name == "AsyncForIter"
-    call = d._step(iterator, asynchronous=asynchronous)
-    stop = d.builtin("StopAsyncIteration" if asynchronous else "StopIteration")
-    step = assign(d.slot(places), call)
-    done = ast.ExceptHandler(name(stop), None, [assign(d.counter, ast.Constant(d._at(op.target)))])
-    stack.append(ast.Try([step], [done], [assign(d.counter, ast.Constant(d._at(end)))], []))
-
-
-def _enter(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
-    index = d.ops.index(op)
-    (manager,) = d.settle(stack, 1)
-    stack.append(assign(d._name(f"m{index}"), manager))
-    stack.append(assign(d.counter, ast.Constant(d._at(end))))
-
-
-def _jump(d: _Dispatch, stack: Stack, op: Op, end: int) -> None:
-    d.leave(stack, op.target)
+        return self.free(word)
 
 
 def _closed(body: "list[ast.stmt]") -> "list[ast.stmt]":
     return body if body and isinstance(body[-1], (ast.Return, ast.Raise)) else [*body, ast.Continue()]
-
-
-_ENDINGS: "dict[str, Any]" = {
-    "Branch": _branch, "BranchKeep": _branch_keep, "ForIter": _for_iter, "AsyncForIter": _for_iter,
-    "PopExc": _pop_exception, "Reraise": _reraise, "EnterWith": _enter, "Jump": _jump,
-}  # fmt: skip

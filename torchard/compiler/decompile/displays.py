@@ -1,49 +1,17 @@
 """Displays, calls, functions and imports on the symbolic stack."""
 
 import ast
+import copy
 from typing import Any
 
+from torchard.compiler.decompile import annotations, generics, templates
 from torchard.compiler.decompile.literals import is_code
+from torchard.compiler.decompile.made import Class, Function, Generic, Import
 from torchard.compiler.decompile.ops import Op
 from torchard.compiler.decompile.slots import NONE, Slot, Unstructured
 from torchard.compiler.decompile.stack import Stack, combine, reads
 
 LOAD = ast.Load()
-
-
-class Import:
-    """An import under way: IMPORT_NAME with the names taken from it so far."""
-
-    def __init__(self, module: str, level: int, fromlist: Any) -> None:
-        self.module = module
-        self.level = level
-        self.fromlist = fromlist
-        self.names: "list[tuple[str, str]]" = []
-        self.taken = False
-
-
-class Function:
-    """A function, lambda or comprehension made but not yet bound: its code and the parts evaluated with
-    it."""
-
-    def __init__(
-        self, code: Any, parts: "dict[str, ast.expr]", decorators: "tuple[ast.expr, ...]" = ()
-    ) -> None:
-        self.code = code
-        self.parts = parts
-        self.decorators = decorators
-
-
-class Class:
-    """A class made but not yet bound."""
-
-    def __init__(self, function: Function, title: str, bases: "list[ast.expr]", keywords: "list[ast.keyword]",
-                 decorators: "tuple[ast.expr, ...]" = ()) -> None:  # fmt: skip
-        self.function = function
-        self.title = title
-        self.bases = bases
-        self.keywords = keywords
-        self.decorators = decorators
 
 
 # -- displays
@@ -54,6 +22,11 @@ def build(stack: Stack, op: Op) -> None:
     if kind == "string":
         _build_string(stack, count)
         return
+    if kind == "tuple" and count and (generics.build(stack, count) or templates.build(stack, count)):
+        return
+    if count > 1 and len(stack.slots) >= count and stack.slots[-count].kind == "body":
+        count -= generics.without_base(stack, count)
+        stack.slots[-count] = _body_argument(stack.slots[-count])
     if kind == "tuple" and count and all(slot.kind == "cell" for slot in stack.slots[-count:]):
         cells = [slot.data for slot in stack.slots[-count:]]
         del stack.slots[-count:]
@@ -71,6 +44,13 @@ def build(stack: Stack, op: Op) -> None:
         stack.push("owned", ast.Set(exprs), reads(slots))
     else:
         stack.push("owned", ast.Dict(exprs[::2], exprs[1::2]), reads(slots))
+
+
+def _body_argument(slot: Slot) -> Slot:
+    """The body of a class with ``*bases``, as the first of the arguments it is made of."""
+    node = ast.Constant(None)
+    node.body = slot.data  # type: ignore[attr-defined]
+    return Slot("const", node, NONE, (None,))
 
 
 def slice_expr(parts: "list[Any]") -> ast.Slice:
@@ -96,7 +76,7 @@ def _build_string(stack: Stack, count: int) -> None:
     stack.push("ordered", ast.JoinedStr(values), reads(slots))
 
 
-def _is_text(expr: ast.expr) -> bool:
+def _is_text(expr: Any) -> bool:
     return isinstance(expr, ast.Constant) and isinstance(expr.value, str)
 
 
@@ -109,8 +89,14 @@ def const_key_map(stack: Stack, op: Op) -> None:
 
 def grow(stack: Stack, op: Op) -> None:
     """Add to a list, set or dict that is still being built, or that lies in a temporary."""
-    if op.name == "Append" and stack.slots and stack.slots[-1].data == "rest":
-        stack.slots.pop()  # what no ``except*`` clause took: Python keeps count of that itself
+    if (
+        op.name == "Append"
+        and stack.slots
+        and (stack.slots[-1].data == "rest" or stack.slots[-1].kind == "base")
+    ):
+        stack.slots.pop()  # what no ``except*`` clause took, or a base that the compiler adds
+        return
+    if op.name == "AddSet" and annotations.reached(stack):
         return
     values = stack.take(2 if op.name == "AddMap" else 1)
     if op.arg > len(stack.slots):
@@ -161,8 +147,10 @@ _METHODS = {
 
 
 def _grow_statement(container: ast.expr, how: str, values: "list[Slot]") -> ast.stmt:
-    if how == "MergeDict":
-        raise Unstructured("keyword arguments are merged across statements")
+    if how == "MergeDict":  # a call of its own refuses what is given twice, as the call under way would
+        merged: Any = ast.parse("(lambda **k: k)()", mode="eval").body
+        merged.keywords = [ast.keyword(None, part) for part in (container, values[0].expr)]
+        return ast.Assign([ast.Name(container.id, ast.Store())], merged)  # type: ignore[attr-defined]
     method = ast.Attribute(container, _METHODS[how], LOAD)
     statement = ast.Expr(ast.Call(method, [value.expr for value in values], []))
     statement.collects = True  # type: ignore[attr-defined]
@@ -188,6 +176,8 @@ def call(stack: Stack, op: Op) -> None:
     if callee.kind == "function" and count == 1 and stack.slots[-1].kind == "iter":
         stack.scope.comprehension(stack)
         return
+    if callee.kind == "function" and generics.call(stack, count):
+        return
     if callee.kind == "mark" and callee.data == "__build_class__":
         _build_class(stack, count, keywords)
         return
@@ -206,11 +196,8 @@ def _decorates(stack: Stack) -> bool:
         return False
     stack.slots.pop()
     (decorator,) = stack.take(1)
-    data = made.data
-    if made.kind == "function":
-        new: Any = Function(data.code, data.parts, (decorator.expr, *data.decorators))
-    else:
-        new = Class(data.function, data.title, data.bases, data.keywords, (decorator.expr, *data.decorators))
+    new = copy.copy(made.data)
+    new.decorators = (decorator.expr, *new.decorators)
     stack.slots.append(Slot(made.kind, None, made.reads | decorator.reads, new))
     return True
 
@@ -218,25 +205,40 @@ def _decorates(stack: Stack) -> bool:
 def _build_class(stack: Stack, count: int, keywords: "tuple[str, ...]") -> None:
     base = len(stack.slots) - count
     function = stack.slots[base]
-    if function.kind != "function" or stack.slots[base + 1].kind != "const":
+    if function.kind != "body" or stack.slots[base + 1].kind != "const":
         raise Unstructured("a class is built from something else than a class body")
     title = stack.slots[base + 1].data[0]
-    slots = stack.take(count - 2)
+    slots = stack.take(count - 2 - generics.without_base(stack, count))
     del stack.slots[base - 1 :]
     args = [slot.expr for slot in slots]
     positional = args[: len(args) - len(keywords)]
     named = [ast.keyword(word, value) for word, value in zip(keywords, args[len(positional) :])]
-    stack.push("class", None, reads(slots), Class(function.data, title, positional, named))
+    _push_class(stack, slots, Class(function.data, title, positional, named))
+
+
+def _push_class(stack: Stack, slots: "list[Slot]", made: Class) -> None:
+    if stack.scope.generic:
+        made.generic = Generic(stack.scope, stack.scope.kept[".type_params"].data)
+    stack.push("class", None, reads(slots), made)
+
+
+def _build_class_ex(stack: Stack, *, mapping: bool) -> None:
+    """A class statement with ``*bases`` or ``**keywords``."""
+    slots = stack.take(2 if mapping else 1)
+    given: "list[Any]" = slots[0].expr.elts if isinstance(slots[0].expr, ast.Tuple) else [None, None]
+    first, title, *bases = given
+    if not hasattr(first, "body") or not _is_text(title):
+        raise Unstructured("a class is built from something else than a class body")
+    stack.slots.pop()
+    keywords = _keywords(slots[1]) if mapping else []
+    _push_class(stack, slots, Class(first.body, title.value, bases, keywords))
 
 
 def call_ex(stack: Stack, op: Op) -> None:
     count = 3 if op.arg else 2
-    if (
-        len(stack.slots) >= count
-        and stack.slots[-count].kind == "mark"
-        and stack.slots[-count].data == "__build_class__"
-    ):
-        raise Unstructured("a class is built with unpacked bases")
+    if len(stack.slots) >= count and stack.slots[-count].data == "__build_class__":
+        _build_class_ex(stack, mapping=bool(op.arg))
+        return
     slots = stack.take(count)
     expand = bool(op.arg) or slots[1].data == "listed"
     keywords = _keywords(slots[2]) if op.arg else []
@@ -281,24 +283,35 @@ def make_function(stack: Stack, op: Op) -> None:
     taken = stack.take(len(wanted))
     for part, slot in zip(wanted, taken):
         parts[part] = slot.expr
-    stack.push("function", None, reads(taken), Function(code_slot.data, parts))
+    _push_function(stack, reads(taken), Function(code_slot.data, parts))
+
+
+def _push_function(stack: Stack, read: "frozenset[str]", made: Function) -> None:
+    """The body of a class is no value: nothing is evaluated with it that could change places."""
+    opens = bool(stack.slots) and stack.slots[-1].data == "__build_class__"
+    stack.push("body" if opens else "function", None, read, made)
 
 
 def function_part(stack: Stack, op: Op) -> None:
     """3.13: one part of a function, set after it is made: the value lies below the function."""
     made = stack.slots.pop()
-    if made.kind != "function":
+    if made.kind not in ("function", "body"):
         raise Unstructured("a part is set on something else than a new function")
     if op.arg == "closure":
         if not stack.slots or stack.slots[-1].kind != "cells":
             raise Unstructured("a function is made over foreign cells")
         stack.slots.pop()
-        stack.slots.append(made)
+        _push_function(stack, made.reads, made.data)
         return
-    if op.arg == "annotate":
-        stack.slots[-1] = stack.scope.annotations(stack.slots[-1])
+    part = op.arg
+    if part == "annotate":
+        try:
+            stack.slots[-1] = stack.scope.annotations(stack.slots[-1])
+            part = "annotations"
+        except Unstructured:  # then it stays a function, and is set as one
+            pass
     (value,) = stack.take(1)
-    parts = {**made.data.parts, "annotations" if op.arg == "annotate" else op.arg: value.expr}
+    parts = {**made.data.parts, part: value.expr}
     stack.push("function", None, made.reads | value.reads, Function(made.data.code, parts))
 
 
@@ -346,4 +359,6 @@ BUILDERS: "dict[str, Any]" = {
     "CallEx": call_ex, "MakeFunction": make_function, "FunctionPart": function_part,
     "ImportName": import_name,
     "ImportFrom": import_from, "ImportStar": import_star, "SuperAttr": super_attribute,
+    "Intrinsic": generics.intrinsic, "Interpolation": templates.interpolation,
+    "BuildTemplate": templates.template,
 }  # fmt: skip

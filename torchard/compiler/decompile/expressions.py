@@ -3,6 +3,7 @@
 import ast
 from typing import Any
 
+from torchard.compiler.decompile import generics, templates
 from torchard.compiler.decompile.displays import BUILDERS
 from torchard.compiler.decompile.literals import is_code
 from torchard.compiler.decompile.moves import MOVES
@@ -32,6 +33,10 @@ def run(stack: Stack, ops: "list[Op]") -> None:
         stack.line = op.line
         if op.name == "Store":
             place += store(stack, ops, place)
+            continue
+        following = ops[place + 1] if place + 1 < len(ops) else None
+        if op.name == "Unpack" and op.arg == 1 and generics.spread(stack, following):
+            place += 1
             continue
         handler = HANDLERS.get(op.name)
         if handler is None:
@@ -163,6 +168,9 @@ def raise_statement(stack: Stack, op: Op) -> None:
 
 
 def return_statement(stack: Stack, op: Op) -> None:
+    if stack.scope.generic:
+        generics.made(stack)
+        return
     (value,) = stack.take(1)
     stack.slots[:] = [slot for slot in stack.slots if slot.kind not in ("pure", "const")]
     stack.emit(ast.Return(None if stack.scope.code.co_flags & 0x200 else value.expr))
@@ -170,7 +178,7 @@ def return_statement(stack: Stack, op: Op) -> None:
 
 def common(stack: Stack, op: Op) -> None:
     node = name(op.arg)
-    node.common = True  # type: ignore[attr-defined]
+    node.common = op.arg == "AssertionError"  # type: ignore[attr-defined]
     stack.push("pure", node)
 
 
@@ -195,18 +203,8 @@ def format_value(stack: Stack, op: Op) -> None:
     elif has_spec and len(stack.slots) > 1 and isinstance(stack.slots[-2].data, tuple):
         if stack.slots[-2].data[:1] == ("convert",):
             conversion = stack.slots[-2].data[1]
-    spec = None
-    if has_spec and stack.slots[-1].kind == "fmt":
-        whole = stack.slots[-1]
-        stack.slots[-1] = Slot(
-            "ordered", ast.JoinedStr([whole.expr]), whole.reads, None, whole.uid, whole.seq
-        )
     slots = stack.take(2 if has_spec else 1)
-    if has_spec:
-        spec = slots[1].expr
-        if not isinstance(spec, ast.JoinedStr):
-            plain = isinstance(spec, ast.Constant) and isinstance(spec.value, str)
-            spec = ast.JoinedStr([spec if plain else ast.FormattedValue(spec, -1, None)])
+    spec = templates.specification(slots[1].expr) if has_spec else None
     code = ord(conversion) if conversion else -1
     stack.push("fmt", ast.FormattedValue(slots[0].expr, code, spec), reads(slots))
 

@@ -1,15 +1,14 @@
 """Nested code objects as syntax: ``def``, ``lambda``, ``class``, comprehensions; and whole bodies."""
 
-import __future__
-
 import ast
 import sys
 from types import CodeType
 from typing import Any
 
 from torchard.compiler.decompile import cfg, dispatch, idioms
-from torchard.compiler.decompile.displays import Class, Function
+from torchard.compiler.decompile.annotations import complete, plain, stored_name, written
 from torchard.compiler.decompile.flow import Malformed, clean
+from torchard.compiler.decompile.made import Class, Function, parameters
 from torchard.compiler.decompile.protect import Protection
 from torchard.compiler.decompile.reader import read
 from torchard.compiler.decompile.scope import Scope
@@ -17,7 +16,6 @@ from torchard.compiler.decompile.slots import Impure, Unstructured
 from torchard.compiler.decompile.structure import Structure
 
 _DOCSTRING = 0x4000000
-_FUTURE_ANNOTATIONS = __future__.annotations.compiler_flag
 
 
 def structured(scope: Scope) -> "list[ast.stmt]":
@@ -64,8 +62,13 @@ def finish(scope: Scope, statements: "list[ast.stmt]") -> "list[ast.stmt]":
     text = docstring(scope.code)
     if text is not None:
         head.append(ast.Expr(ast.Constant(text)))
-    scope.stored |= _unmentioned(scope, statements)
+    unmentioned = _unmentioned(scope, statements)
+    parameters_of_types = sorted(cell for cell in unmentioned if scope.is_type_parameter(cell))
+    scope.stored |= unmentioned.difference(parameters_of_types)
     statements = head + scope.declarations() + statements
+    if parameters_of_types:  # these cannot be declared
+        mentions: "list[ast.stmt]" = [ast.Expr(ast.Name(cell, ast.Load())) for cell in parameters_of_types]
+        statements.append(ast.If(ast.Constant(False), mentions, []))
     kinds = scope.code.co_flags
     if kinds & 0x220 and not _yields(statements):
         statements = [*statements, *_unreached_yield()]
@@ -123,7 +126,7 @@ def arguments(code: CodeType, parts: "dict[str, ast.expr]") -> ast.arguments:
     """Return the parameter list: names from the code, defaults and annotations from ``parts``."""
     names = code.co_varnames
     count, keyword_only = code.co_argcount, code.co_kwonlyargcount
-    notes = {title: _plain(kind, code) for title, kind in _pairs(parts.get("annotations")).items()}
+    notes = {title: plain(kind, code) for title, kind in _pairs(parts.get("annotations")).items()}
     nodes = [ast.arg(title, notes.get(title)) for title in names[: count + keyword_only]]
     rest = list(names[count + keyword_only :])
     star = ast.arg(rest.pop(0), notes.get(names[count + keyword_only])) if code.co_flags & 4 else None
@@ -140,16 +143,39 @@ def arguments(code: CodeType, parts: "dict[str, ast.expr]") -> ast.arguments:
     )
 
 
+def _set_later(parts: "dict[str, ast.expr]") -> "tuple[dict[str, ast.expr], list[ast.expr]]":
+    """Parts that lie in variables (of a dispatch loop), or whose names do, are set by decorators; return the
+    other parts, and these."""
+    kept, setters = dict(parts), []
+    for part, node in parts.items():
+        if isinstance(node, ast.Tuple) and part == "defaults":
+            continue
+        pairs = _key_values(node)
+        if pairs or part == "annotations":
+            if all(isinstance(key, ast.Constant) for key, _ in pairs):
+                continue
+            node = ast.Dict([key for key, _ in pairs], [value for _, value in pairs])
+        setter: Any = ast.parse(f"(lambda v: lambda f: f.__setattr__('__{part}__', v) or f)(0)", mode="eval")
+        setter.body.args = [node]
+        setters.append(setter.body)
+        del kept[part]
+    return kept, setters
+
+
 def _elements(node: Any) -> "list[ast.expr]":
     return list(node.elts) if isinstance(node, ast.Tuple) else []
 
 
 def _pairs(node: Any) -> "dict[str, ast.expr]":
     """Annotations are a flat tuple (a dict in 3.9), keyword defaults a dict."""
+    return {key.value: value for key, value in _key_values(node)}
+
+
+def _key_values(node: Any) -> "list[tuple[Any, ast.expr]]":
     if isinstance(node, ast.Dict):
-        return {key.value: value for key, value in zip(node.keys, node.values)}  # type: ignore[union-attr]
+        return list(zip(node.keys, node.values))
     items = _elements(node)
-    return {key.value: value for key, value in zip(items[::2], items[1::2])}  # type: ignore[attr-defined]
+    return list(zip(items[::2], items[1::2]))
 
 
 def returned(parts: "dict[str, ast.expr]") -> Any:
@@ -162,104 +188,120 @@ def function_statement(scope: Scope, made: Function, own: str) -> ast.stmt:
     code = made.code
     if code.co_name.startswith("<") and own == code.co_name:
         raise Unstructured(f"{code.co_name} in the place of a def")
-    child = Scope(code, scope)
+    child = Scope(code, made.generic.scope if made.generic is not None else scope)
     kind: Any = ast.AsyncFunctionDef if code.co_flags & 0x280 else ast.FunctionDef
-    returns = returned(made.parts)
+    parts, setters = _set_later(made.parts)
+    returns = returned(parts)
     if returns is not None:
-        returns = _plain(returns, code)
-    fields: "dict[str, Any]" = {"name": own, "args": arguments(code, made.parts), "body": body(child),
-              "decorator_list": list(made.decorators), "returns": returns}  # fmt: skip
+        returns = plain(returns, code)
+    fields: "dict[str, Any]" = {"name": own, "args": arguments(code, parts), "body": body(child),
+              "decorator_list": [*made.decorators, *setters], "returns": returns}  # fmt: skip
     if "type_params" in kind._fields:
-        fields["type_params"] = []
+        fields["type_params"] = parameters(made)
     return kind(**fields)
 
 
 def class_statement(scope: Scope, made: Class, own: str) -> ast.stmt:
     """Return the ``class`` of a class body."""
-    child = Scope(made.function.code, scope)
-    statements = class_body(structured(child), child)
+    child = Scope(made.function.code, made.generic.scope if made.generic is not None else scope)
+    statements = class_body(structured(child), child, generic=made.generic is not None)
     fields: "dict[str, Any]" = {"name": own, "bases": made.bases, "keywords": made.keywords,
               "body": statements,
               "decorator_list": list(made.decorators)}  # fmt: skip
     if "type_params" in ast.ClassDef._fields:
-        fields["type_params"] = []
+        fields["type_params"] = parameters(made)
     return ast.ClassDef(**fields)
+
+
+def class_maker(scope: Scope, made: Class, own: str) -> ast.stmt:
+    """Return a function that makes the class of bases and keywords that are evaluated later, and is called as
+    Python's own ``__build_class__`` is, with the body and the title first."""
+    words = [scope.settings.special(word) for word in ("body", "title", "bases", "keywords")]
+    made.bases = [ast.Starred(ast.Name(words[2], ast.Load()), ast.Load())]
+    made.keywords = [ast.keyword(None, ast.Name(words[3], ast.Load()))]
+    statement: Any = class_statement(scope, made, made.title)
+    texts = [text for text in made.function.code.co_consts if isinstance(text, str)]
+    qualified = next((text for text in texts if text.rsplit(".", 1)[-1] == made.title), made.title)
+    place = int(isinstance(statement.body[0], ast.Expr) and isinstance(statement.body[0].value, ast.Constant))
+    statement.body.insert(place, ast.Assign([ast.Name("__qualname__", ast.Store())], ast.Constant(qualified)))
+    maker: Any = ast.parse(f"def {own}({words[0]}, {words[1]}, *{words[2]}, **{words[3]}): pass").body[0]
+    maker.body = [statement, ast.Return(ast.Name(made.title, ast.Load()))]
+    return maker
 
 
 _HEAD = ("__module__", "__qualname__", "__firstlineno__")
 _TAIL = ("__static_attributes__", "__classcell__", "__classdictcell__")
 
 
-def class_body(statements: "list[ast.stmt]", scope: Scope) -> "list[ast.stmt]":
+def class_body(statements: "list[ast.stmt]", scope: Scope, *, generic: bool) -> "list[ast.stmt]":
     """Drop what the compiler adds to a class body: module, qualified name, class cell, and the return."""
     kept: "list[ast.stmt]" = []
+    head = (*_HEAD, "__type_params__") if generic else _HEAD
+    statements = _through(statements)
     if scope.annotated:
-        statements = _annotated(statements, scope.code)
+        statements = written(statements, scope.code)
     for statement in statements:
-        title = _stored_name(statement)
-        if isinstance(statement, ast.Return) or (title in _HEAD and len(kept) == 0) or title in _TAIL:
+        title = stored_name(statement)
+        if title in head and len(kept) == 0:
             continue
         if title == "__doc__" and not kept and isinstance(statement.value, ast.Constant):  # type: ignore[attr-defined]
             statement = ast.Expr(statement.value)  # type: ignore[attr-defined]
         kept.append(statement)
+    complete(kept, scope)
     declared = scope.declarations()
     place = 1 if kept and isinstance(kept[0], ast.Expr) and isinstance(kept[0].value, ast.Constant) else 0
     return kept[:place] + declared + kept[place:] or [ast.Pass()]
 
 
-def _annotated(statements: "list[ast.stmt]", code: CodeType) -> "list[ast.stmt]":
-    """``x = value`` and ``__annotations__['x'] = kind`` are one annotated assignment."""
-    result: "list[ast.stmt]" = []
-    for statement in statements:
-        title, kind = _annotation(statement)
-        if title is None:
-            result.append(statement)
+def _through(statements: "list[ast.stmt]") -> "list[ast.stmt]":
+    """Take away what ends every way through a class body: it is there once for each branch at the end."""
+    kept: "list[ast.stmt]" = []
+    for place, statement in enumerate(statements):
+        rest = statements[place + 1 :]
+        if isinstance(statement, ast.Return) or stored_name(statement) in _TAIL:
             continue
-        before = result[-1] if result else None
-        value = before.value if isinstance(before, ast.Assign) and _stored_name(before) == title else None
-        if value is not None:
-            result.pop()
-        result.append(ast.AnnAssign(ast.Name(title, ast.Store()), _plain(kind, code), value, 1))
-    return result
+        if isinstance(statement, ast.If) and rest and not statement.orelse and _ends(statement.body):
+            statement.orelse, rest = rest, []
+            kept.append(statement)
+            _through_parts(statement)
+            break
+        if not rest and isinstance(statement, (ast.If, ast.Try, ast.With)):
+            _through_parts(statement)
+        kept.append(statement)
+    return kept
 
 
-def _annotation(statement: ast.stmt) -> "tuple[Any, Any]":
-    target = statement.targets[0] if isinstance(statement, ast.Assign) else None
-    if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
-        key = target.slice.value if not isinstance(target.slice, ast.expr) else target.slice
-        if (
-            target.value.id == "__annotations__"
-            and isinstance(key, ast.Constant)
-            and isinstance(key.value, str)
-        ):
-            return key.value, statement.value  # type: ignore[attr-defined]
-    return None, None
+def _through_parts(statement: Any) -> None:
+    for handler in getattr(statement, "handlers", []):
+        handler.body = _through(handler.body) or [ast.Pass()]
+    for part in ("orelse", "finalbody"):
+        if hasattr(statement, part):
+            setattr(statement, part, _through(getattr(statement, part)))
+    statement.body = _through(statement.body) or [ast.Pass()]
 
 
-def _plain(kind: ast.expr, code: CodeType) -> ast.expr:
-    """Under ``from __future__ import annotations`` the compiler keeps text: give it back as an expression."""
-    if code.co_flags & _FUTURE_ANNOTATIONS and isinstance(kind, ast.Constant) and isinstance(kind.value, str):
-        try:
-            return ast.parse(kind.value, mode="eval").body
-        except SyntaxError:
-            return kind
-    return kind
-
-
-def _stored_name(statement: ast.stmt) -> Any:
-    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-        return statement.targets[0].id
-    return None
+def _ends(statements: "list[ast.stmt]") -> bool:
+    last = statements[-1] if statements else None
+    if isinstance(last, ast.If):
+        ways = [_ends(part) for part in (last.body, last.orelse)]
+        return any(ways) and all(
+            way or (part and isinstance(part[-1], ast.Raise))
+            for way, part in zip(ways, (last.body, last.orelse))
+        )
+    return isinstance(last, ast.Return)
 
 
 def lambda_expression(scope: Scope, made: Function) -> ast.expr:
     """Return the ``lambda`` of its code."""
     child = Scope(made.code, scope)
-    statements = structured(child)
-    return ast.Lambda(arguments(made.code, made.parts), _as_expression(statements))
+    parts, setters = _set_later(made.parts)
+    node: ast.expr = ast.Lambda(arguments(made.code, parts), as_expression(structured(child)))
+    for setter in setters:
+        node = ast.Call(setter, [node], [])
+    return node
 
 
-def _as_expression(statements: "list[ast.stmt]") -> ast.expr:
+def as_expression(statements: "list[ast.stmt]") -> ast.expr:
     """One expression for a body whose every way ends in a return."""
     if not statements:
         return ast.Constant(None)
@@ -267,8 +309,8 @@ def _as_expression(statements: "list[ast.stmt]") -> ast.expr:
     if isinstance(first, ast.Return):
         return first.value or ast.Constant(None)
     if isinstance(first, ast.If):
-        yes = _as_expression(first.body)
-        no = _as_expression(first.orelse or statements[1:])
+        yes = as_expression(first.body)
+        no = as_expression(first.orelse or statements[1:])
         return ast.IfExp(first.test, yes, no)
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Yield) and len(statements) <= 2:
         return first.value

@@ -3,6 +3,7 @@
 import ast
 from typing import Any
 
+from torchard.compiler.decompile import annotations, generics
 from torchard.compiler.decompile.moves import pop_in_order
 from torchard.compiler.decompile.ops import Op
 from torchard.compiler.decompile.slots import Unstructured
@@ -14,6 +15,8 @@ _STORED = ("const", "pure", "ordered", "owned", "fmt", "chain", "cell")
 
 def load(stack: Stack, op: Op) -> None:
     kind, identifier = op.arg
+    if generics.load(stack, kind, identifier) or (kind == "deref" and annotations.load(stack, identifier)):
+        return
     if kind == "closure":
         stack.push("cell", data=identifier)
     elif kind == "fast":
@@ -28,6 +31,8 @@ def store(stack: Stack, ops: "list[Op]", place: int) -> int:
     kind, identifier = ops[place].arg
     if not stack.slots:
         raise Unstructured("stack underflow")
+    if generics.store(stack, kind, identifier) or annotations.store(stack, identifier):
+        return 1
     count = _stores_in_a_row(stack, ops, place)
     if count > 1:
         _store_row(stack, [other.arg for other in ops[place : place + count]])
@@ -45,9 +50,9 @@ def store(stack: Stack, ops: "list[Op]", place: int) -> int:
     elif value.kind in ("module", "imported"):
         stack.slots.pop()
         stack.scope.store_import(stack, value, identifier)
-    elif value.kind in ("function", "class") and stack.scope.is_statement(value, identifier):
+    elif value.kind in ("function", "class", "alias") and stack.scope.is_statement(value, identifier):
         stack.slots.pop()
-        stack.scope.define(stack, value, identifier)
+        stack.emit(stack.scope.define(stack, value, identifier))
     elif value.kind in ("target", "dup", "pending"):
         stack.store(target, pop_in_order(stack))
     else:
@@ -107,7 +112,8 @@ def load_from_dict(stack: Stack, op: Op) -> None:
     if not stack.slots or stack.slots[-1].data != "locals":
         raise Unstructured("a name is looked up in a computed dict")
     stack.slots.pop()
-    stack.push("ordered", name(op.arg[1]))
+    if not generics.load(stack, *op.arg):
+        stack.push("ordered", name(op.arg[1]))
 
 
 NAMES: "dict[str, Any]" = {

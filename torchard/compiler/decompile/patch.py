@@ -7,7 +7,12 @@ from typing import Any
 
 from torchard.compiler.decompile.literals import Placeholders
 
-_TEMPORARY_DEF = re.compile(r"_t\d+__(.+)$")
+_TEMPORARY_DEF = re.compile(r"_t\d+__(.+)_$")
+
+
+def letters(name: str) -> str:
+    """What of a name can stand in another name."""
+    return re.sub("[^0-9A-Za-z_]", "", name)
 
 
 def adopt(code: CodeType, like: CodeType, placeholders: Placeholders, shown: "dict[str, str]") -> CodeType:
@@ -38,7 +43,7 @@ def _constant(const: Any, twins: "dict[str, list[CodeType]]", like: CodeType, pl
         own = const.co_name
         temporary = _TEMPORARY_DEF.match(own)
         if own not in twins and temporary:
-            own = temporary.group(1)
+            own = next((one for one in twins if letters(one) == temporary.group(1)), own)
         matches = twins.get(own)
         if not matches:
             return const

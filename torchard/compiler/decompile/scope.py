@@ -5,8 +5,9 @@ import ast
 from types import CodeType
 from typing import Any
 
-from torchard.compiler.decompile import literals
-from torchard.compiler.decompile.displays import Class, Function, Import
+from torchard.compiler.decompile import generics, literals
+from torchard.compiler.decompile.made import Alias, Class, Function, Import
+from torchard.compiler.decompile.patch import letters
 from torchard.compiler.decompile.slots import Impure, Slot, Unstructured
 from torchard.compiler.decompile.stack import Stack, name
 
@@ -25,16 +26,24 @@ class Scope:
         self.globals: "set[str]" = set()
         self.stored: "set[str]" = set()
         self.annotated = False
+        self.annotate: "CodeType | None" = None  # what a class gives its annotations by (3.14)
+        self.hidden = False  # a function that no `def` in source says: for type parameters or annotations
+        self.generic = False  # the one that makes type parameters; what it makes, and names it keeps
+        self.made: "Slot | None" = None
+        self.kept: "dict[str, Slot]" = {}
+        self.parameters: "dict[str, Any]" = {}  # type parameters by the temporaries that hold them
         self.is_class = not code.co_flags & 0x2 and parent is not None
         self.locals = set(code.co_varnames) | set(code.co_cellvars)
 
     # -- names
 
-    def temporary(self) -> str:
-        """Return a name that nothing in the whole code uses."""
+    def temporary(self, slot: "Slot | None" = None) -> str:
+        """Return a name that nothing in the whole code uses; that of a function tells the function's own."""
         if self.is_class:
             raise Unstructured("a temporary in a class body")
-        temporary = self.settings.temporary()
+        temporary: str = self.settings.temporary()
+        if slot is not None and slot.kind == "function":
+            temporary += f"__{letters(slot.data.code.co_name)}_"
         self.frozen.add(temporary)
         return temporary
 
@@ -44,8 +53,31 @@ class Scope:
             scope = self.parent
             while scope is not None:
                 if identifier in scope.locals and not scope.is_class:
-                    self.globals.add(identifier)
+                    self.declarer().globals.add(identifier)
                 scope = scope.parent
+
+    def mangler(self) -> str:
+        """What the compiler puts before ``__private`` names here: ``_Class``, or nothing."""
+        scope: "Scope | None" = self
+        while scope is not None and not scope.is_class:
+            scope = scope.parent
+        title = scope.code.co_name.lstrip("_") if scope is not None else ""
+        return f"_{title}" if title else ""
+
+    def is_type_parameter(self, identifier: str) -> bool:
+        scope = self.parent
+        while scope is not None:
+            if scope.generic and identifier in scope.locals:
+                return True
+            scope = scope.parent
+        return False
+
+    def declarer(self) -> "Scope":
+        """The scope whose body a declaration can stand in."""
+        scope = self
+        while scope.hidden and scope.parent is not None:
+            scope = scope.parent
+        return scope
 
     def note_store(self, kind: str, identifier: str) -> None:
         if kind == "global":
@@ -76,28 +108,29 @@ class Scope:
 
     def is_statement(self, slot: Slot, identifier: str) -> bool:
         """Is this new function or class stored under the name it was defined with?"""
-        own = slot.data.title if isinstance(slot.data, Class) else slot.data.code.co_name
+        own = self._title(slot.data)
         return own == identifier or (
             identifier.startswith("_") and identifier.endswith(own) and own.startswith("__")
         )
 
-    def define(self, stack: Stack, slot: Slot, identifier: str) -> None:
-        """Write the ``def`` or ``class`` statement; under another name than its own, remember to give that
-        back."""
+    def _title(self, made: Any) -> str:
+        own: str = made.title if isinstance(made, (Class, Alias)) else made.code.co_name
+        return own
+
+    def define(self, stack: Stack, slot: Slot, identifier: str) -> "ast.stmt":
+        """Return the ``def``, ``class`` or ``type`` statement that binds ``slot``."""
         made = slot.data
-        own = made.title if isinstance(made, Class) else made.code.co_name
+        own = self._title(made)
         if not self.is_statement(slot, identifier):
+            if isinstance(made, Alias):
+                raise Unstructured("a type alias under another name than its own")
             if isinstance(made, Function) and own == "<lambda>":
-                stack.emit(
-                    ast.Assign([name(identifier, ast.Store())], self.function_expression(stack, slot).expr)
-                )
-                return
-            self.settings.renames[identifier] = own
+                value = self.function_expression(stack, slot).expr
+                return ast.Assign([name(identifier, ast.Store())], value)
             own = identifier
-        if isinstance(made, Class):
-            stack.emit(self._class(made, own))
-        else:
-            stack.emit(self._function(made, own))
+        if isinstance(made, Alias):
+            return made.statement(own)
+        return self._class(made, own) if isinstance(made, Class) else self._function(made, own)
 
     def _function(self, made: Function, own: str) -> ast.stmt:
         from torchard.compiler.decompile.functions import function_statement
@@ -108,6 +141,17 @@ class Scope:
         from torchard.compiler.decompile.functions import class_statement
 
         return class_statement(self, made, own)
+
+    def apart(self, slot: Slot, temporary: str) -> "list[ast.stmt]":
+        """What binds a type parameter, class or alias that no statement takes to a temporary."""
+        if slot.kind == "param":
+            self.parameters[temporary] = slot.data
+            return generics.parameter_apart(slot.data, temporary)
+        title = slot.data.title  # a class and an alias know the name they are bound to first
+        if title in self.locals:
+            raise Unstructured("a name that is taken")
+        statement = slot.data.statement(title) if slot.kind == "alias" else self._class(slot.data, title)
+        return [statement, ast.Assign([name(temporary, ast.Store())], name(title))]
 
     def function_expression(self, stack: Stack, slot: Slot) -> Slot:
         """A function as a value: a lambda, else a ``def`` written before with a name of its own."""
@@ -124,14 +168,12 @@ class Scope:
 
     def annotations(self, slot: Slot) -> Slot:
         """The annotations that a lazily run ``__annotate__`` would return (3.14)."""
-        from torchard.compiler.decompile.functions import structured
+        from torchard.compiler.decompile.annotations import given
 
         if slot.kind != "function" or slot.data.code.co_name != "__annotate__":
             raise Unstructured("annotations from something else than __annotate__")
-        last = structured(Scope(slot.data.code, self))[-1]
-        if not isinstance(last, ast.Return) or not isinstance(last.value, ast.Dict):
-            raise Unstructured("an __annotate__ of unknown form")
-        return Slot("ordered", last.value, slot.reads, None, slot.uid, slot.seq)
+        node = given(generics.lazily(self, slot.data.code))
+        return Slot("ordered", node, slot.reads, None, slot.uid, slot.seq)
 
     def comprehension(self, stack: Stack) -> None:
         """Replace a comprehension's function and iterator on the stack by the comprehension."""
@@ -197,7 +239,6 @@ class Settings:
 
     def __init__(self, code: CodeType, *, attempt: int = 0, percent: bool = False) -> None:
         self.placeholders = literals.Placeholders(code)
-        self.renames: "dict[str, str]" = {}
         self.attempt = attempt
         self.percent = percent
         self.count = 0

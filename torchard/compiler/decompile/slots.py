@@ -34,8 +34,10 @@ class Slot:
         return f"<{self.kind} {text} {self.data if self.data is not None else ''}>"
 
 
-UNEVALUATED = frozenset({"ordered", "owned", "aug", "pending", "fmt", "function", "class", "chain"})
-MARKS = frozenset({"mark", "iter", "target", "mid", "cell", "cells", "module", "imported"})
+UNEVALUATED = frozenset({"ordered", "owned", "aug", "pending", "fmt", "function", "class", "chain", "alias",
+                         "interpolation", "interpolations"})  # fmt: skip
+MARKS = frozenset({"mark", "iter", "target", "mid", "cell", "cells", "module", "imported", "params", "body",
+                   "base", "parts"})  # fmt: skip
 
 
 class Unstructured(Exception):

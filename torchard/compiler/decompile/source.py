@@ -8,7 +8,7 @@ from types import CodeType
 from typing import Any
 
 from torchard.compiler.decompile import functions, literals
-from torchard.compiler.decompile.patch import adopt
+from torchard.compiler.decompile.patch import adopt, letters
 from torchard.compiler.decompile.scope import Scope, Settings
 from torchard.compiler.decompile.slots import Unstructured
 
@@ -77,7 +77,7 @@ def title(code: CodeType) -> str:
     own = code.co_name
     if own.isidentifier() and not keyword.iskeyword(own):
         return own
-    return f"__{re.sub('[^0-9A-Za-z_]', '', own) or 'code'}__"
+    return f"__{letters(own) or 'code'}__"
 
 
 def _factory(code: CodeType, inner: ast.stmt) -> ast.stmt:
@@ -154,7 +154,7 @@ def shown_names(code: CodeType) -> "dict[str, str]":
         one = todo.pop(0)
         names = [*one.co_varnames, *one.co_names, *one.co_cellvars, *one.co_freevars]
         used.update(names)
-        if one is code or not one.co_name.startswith("<"):
+        if one is code or one.co_name.startswith("<generic") or not one.co_name.startswith("<"):
             found += names
         todo.extend(const for const in one.co_consts if isinstance(const, CodeType))
     for one_name in found:

@@ -126,11 +126,11 @@ class Stack:
             self.slots[place] = Slot(
                 "ordered", ast.JoinedStr([slot.expr]), slot.reads, None, slot.uid, slot.seq
             )
-        elif kind == "chain":
+        elif kind in ("chain", "interpolation", "interpolations"):
             self.slots[place] = Slot("ordered", slot.expr, slot.reads, None, slot.uid, slot.seq)
         elif kind == "target":
             self.close_targets()
-        elif kind in ("aug", "augref", "class", "imported", "module"):
+        elif kind in ("aug", "augref", "class", "alias", "param", "imported", "module"):
             self.spill_until(slot)
         elif kind == "function":
             self.slots[place] = self.scope.function_expression(self, slot)
@@ -198,14 +198,14 @@ class Stack:
             raise Unstructured("a chained comparison is kept across statements")
         if slot.kind == "iter":
             raise Unstructured("an iterator is kept across statements")
-        temporary = self.scope.temporary()
+        temporary = self.scope.temporary(slot)
         result = Slot("pure", name(temporary), frozenset((temporary,)), None, slot.uid, slot.seq)
         self._store_temporary(slot, temporary)
         if slot in self.slots:
             self.replace(slot, result)
         self.slots[:] = [
             Slot("pure", name(temporary), result.reads)
-            if other.kind == "dup" and other.data == slot.uid
+            if other.kind == "dup" and other.data == slot.uid or _same_parameter(other, slot)
             else other
             for other in self.slots
         ]
@@ -229,8 +229,12 @@ class Stack:
         elif kind == "fmt":
             self.append(ast.Assign([target], ast.JoinedStr([slot.expr])))
             self.scope.frozen.add(temporary)
-        elif kind in ("function", "class"):
-            self.scope.define(self, slot, temporary)
+        elif kind == "function":
+            self.append(self.scope.define(self, slot, temporary))
+        elif kind in ("class", "param", "alias"):
+            for statement in self.scope.apart(slot, temporary):
+                self.append(statement)
+            self.scope.frozen.add(temporary)
         elif kind == "imported":
             self.scope.store_import(self, slot, temporary)
         elif kind == "module":
@@ -295,6 +299,7 @@ class Stack:
             "aug",
             "function",
             "class",
+            "alias",
             "imported",
         ):
             self.emit(ast.Assign([target], origin.expr))
@@ -311,6 +316,10 @@ class Stack:
                 origin_expr = origin.expr
             targets = [*origin.data, target] if origin.kind == "pending" else [target]
             self.replace(origin, Slot("pending", origin_expr, origin.reads, targets, origin.uid, origin.seq))
+
+
+def _same_parameter(one: Slot, two: Slot) -> bool:
+    return one.kind == two.kind == "param" and one.data is two.data
 
 
 def _cell(variable: str) -> ast.expr:
