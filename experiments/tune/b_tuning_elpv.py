@@ -61,7 +61,8 @@ SETTINGS = {
 def verdict(found: Comparison) -> str:
     """Say how far the two are apart."""
     gain, spread = found.paired("B-Tuning", "plain fine-tuning", "AUROC")
-    return f"B-Tuning is {gain:+.2f} ± {spread:.2f} points of AUROC from plain fine-tuning over the seeds."
+    met = "as expected" if gain >= 0 else "not reproduced at this scale"
+    return f"B-Tuning is {gain:+.2f} ± {spread:.2f} points of AUROC from plain fine-tuning: {met}."
 
 
 def renormalised(before: InputSpec, after: InputSpec) -> Callable[[Tensor], Tensor]:
