@@ -210,6 +210,37 @@ def test_compiled_in_one_graph_it_gives_the_same(untyped):
         )
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", "aot_eager_decomp_partition"])
+def test_compiled_it_keeps_what_deploy_mode_keeps(untyped, backend):
+    """With and without the partitioner that weighs what to keep; the scaled weights alone are 160 kB."""
+
+    def build() -> nn.Module:
+        pairs = [nn.Sequential(nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64), nn.ReLU()) for _ in range(2)]
+        return nn.Sequential(*pairs).eval()
+
+    example, kept = torch.randn(1, 64, 7, 7), {}
+    for mode in ("eval", "tune", "deploy"):
+        torch._dynamo.reset()  # else it counts all these models as recompilations of one
+        model = build()
+        tune_mode.set_mode(model, mode)
+        compiled = torch.compile(model, backend=backend, fullgraph=True)
+        kept[mode] = activation_bytes(compiled, example)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(example), model(example))
+    assert kept["tune"] == kept["deploy"] < kept["eval"]
+    plain = torch.compile(tune_mode.attach(build(), recompute=False), backend="aot_eager")
+    assert activation_bytes(plain, example) > kept["eval"]
+
+
+def test_exported_it_holds_no_mark_of_recomputation(untyped):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    tune_mode.attach(model)
+    example = torch.randn(1, 3, 6, 6)
+    program = torch.export.export(model, (example,))
+    torch.testing.assert_close(program.module()(example), model(example))
+    assert not any("checkpoint" in str(node.target) for node in program.graph.nodes)
+
+
 def test_step_amplification_is_one_over_the_squared_scale():
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2, eps=0.0)).eval()
     model[1].running_var.copy_(torch.tensor([4.0, 1.0]))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
+from torch.utils.checkpoint import checkpoint
 
 from torchard.tune.adapters.site_adapter import inner_step
 from torchard.tune.fold import scale_output
@@ -80,13 +81,23 @@ def fused(x: Tensor, conv: nn.Module, bn: nn.Module, *, recompute: bool) -> Tens
     dtype = _autocast_type(x)
     x = x if dtype is None else x.to(dtype)
     if not recompute or torch.compiler.is_compiling():
-        weight, bias = folded_tensors(conv, bn)
+        weight, bias = _traced_tensors(conv, bn, recompute=recompute)
         return _call(conv, x, weight.to(x.dtype), bias.to(x.dtype))
     terms = _terms(conv, bn)
     padded, padding = _padded(conv, x)
     tensors = (terms.weight, terms.bias, terms.gamma, terms.beta, terms.mean, terms.variance)
     output: Tensor = _RecomputedConvBN.apply(padded, *tensors, _Call(conv, terms.eps, padding))
     return output
+
+
+def _traced_tensors(conv: nn.Module, bn: nn.Module, *, recompute: bool) -> tuple[Tensor, Tensor]:
+    """The folded tensors by autograd, for a compiler marked as to be computed again in the backward pass."""
+    if not recompute or torch.compiler.is_exporting():
+        return folded_tensors(conv, bn)
+    # Left to itself the partitioner (torch 2.14) keeps every scaled weight: it recomputes nothing that the
+    # backward pass hands to convolutions alone.
+    found: tuple[Tensor, Tensor] = checkpoint(folded_tensors, conv, bn, use_reentrant=False)
+    return found
 
 
 def after_norm(bn: nn.Module, normalised: Tensor) -> Tensor:
