@@ -15,6 +15,7 @@ import torch
 from tests.compiler import programs
 from torchard.compiler import depyf
 from torchard.compiler.dynamo import compat, session
+from torchard.compiler.dynamo.explain import compare
 from torchard.compiler.dynamo.records import clean_names, frame_name, safe_name
 
 FEW = (
@@ -218,6 +219,28 @@ def test_explain_tells_graphs_and_breaks():
     assert [name for name, _, _ in told.breaks] == ["break_on_print"]
     assert torch.equal(told.result, programs.break_on_print(torch.ones(3)))
     assert "Graph breaks" in str(told)
+
+
+def test_two_dumps_differ_by_what_was_compiled_again(tmp_path):
+    calls = [((torch.ones(size),), {}) for size in (3, 4)]
+    dump(tmp_path / "once", programs.plain, calls[:1])
+    torch.compiler.reset()
+    dump(tmp_path / "twice", programs.plain, calls)
+    told = compare(tmp_path / "once", tmp_path / "twice")
+    assert told[0] == "- plain: 1 compilations, 1 graphs"
+    assert told[1] == "+ plain: 2 compilations, 2 graphs"
+    assert told[2].startswith("+ plain: compiled again (1): ")
+    assert "size mismatch" in told[2]
+    assert compare(tmp_path / "once", tmp_path / "once") == ["no difference"]
+
+
+def test_records_of_an_unknown_kind_are_kept(tmp_path):
+    found = session.Session(tmp_path, kernels=True, bytecode=False)
+    where = {"frame_id": 0, "frame_compile_id": 0, "attempt": 0, "has_payload": "md5"}
+    found.on_trace({**where, "kind_of_tomorrow": {}}, "what it says")
+    found.on_trace({**where, "chromium_event": {}}, "when it happened")
+    found.on_trace({**where, "dynamo_start": {}}, "")
+    assert found._entry("0/0").other == {"kind_of_tomorrow": "what it says"}
 
 
 def test_a_dispatcher_runs_one_entry():

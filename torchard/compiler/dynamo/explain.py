@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torchard.compiler.dynamo.index import index_markdown
+from torchard.compiler.dynamo.index import index_markdown, telling_line
 from torchard.compiler.dynamo.session import prepare_debug
 
 
@@ -73,7 +73,10 @@ def _facts(folder: Path) -> set[str]:
     frames = json.loads(path.read_text())["frames"]
     facts = set()
     for frame in frames:
-        facts.add(f"{frame['name']}: {len(frame['entries'])} compilations")
+        graphs = sum(kind.endswith("/dynamo") for entry in frame["entries"] for kind in entry["files"])
+        facts.add(f"{frame['name']}: {len(frame['entries'])} compilations, {graphs} graphs")
+        for number, entry in enumerate(frame["entries"][1:], 1):
+            facts.add(f"{frame['name']}: compiled again ({number}): {telling_line(entry['recompile'])}")
         for one in frame["breaks"]:
             facts.add(f"{frame['name']}: break at line {one['line']}: {one['reason'].splitlines()[0]}")
     return facts

@@ -23,6 +23,11 @@ _GRAPHS = {
     "after_pre_grad_graph": "pre_grad", "inductor_post_grad_graph": "post_grad",
     "before_post_grad_graph": "post_grad_before", "after_post_grad_graph": "post_grad",
 }  # fmt: skip
+_TOLD_ELSEWHERE = {  # records of the trace that say nothing of what was made, or nothing that two runs share
+    "attempt", "bwd_compilation_metrics", "chromium_event", "compiled_autograd_id", "create_symbol",
+    "describe_source", "describe_storage", "describe_tensor", "dynamo_start", "frame_compile_id", "frame_id",
+    "has_payload", "inductor_output_code", "process", "rank", "stack", "str",
+}  # fmt: skip
 _LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)|at (?P<file2>\S+):(?P<line2>\d+)')
 _SOURCES = 40  # FX sources kept for one compilation: each pass over a graph writes a new one
 
@@ -131,6 +136,8 @@ class Session:
                 entry.seconds = _seconds(value)
             elif kind == "artifact":
                 self._artifact(entry, str((value or {}).get("name", "artifact")), payload)
+            elif payload and kind not in _TOLD_ELSEWHERE:
+                entry.other[safe_name(kind)] = payload
 
     def _artifact(self, entry: Entry, name: str, payload: str) -> None:
         if name == "dynamo_graph_break_reason":
