@@ -6,13 +6,14 @@ recompiled function of the torture set behaves differently, or newer syntax does
 """
 
 import importlib.util
+import opcode
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from torchard.compiler.decompile import decompile_code, recompile  # noqa: E402
+from torchard.compiler.decompile import decompile_code, recompile, supported_opcodes  # noqa: E402
 
 
 def load(name):
@@ -34,12 +35,26 @@ def main(step):
             twin = torture.twin(function, decompile_code(function, strategy=strategy).source, recompile)
             if any(torture.behaviour(twin, n) != torture.behaviour(function, n) for n in range(6)):
                 wrong.append((function.__name__, strategy))
+    unread = sorted(opcodes() - supported_opcodes())
     lost = newer.failures(decompile_code, recompile)
     print(
         f"Python {sys.version.split()[0]}: {len(kinds)} functions, {proved:.2%} proved, "
-        f"torture set wrong: {wrong}, newer syntax ({len(list(newer.programs()))} programs) wrong: {lost}"
+        f"torture set wrong: {wrong}, newer syntax ({len(list(newer.programs()))} programs) wrong: {lost}, "
+        f"opcodes not read: {unread}"
     )
-    return 1 if proved < 0.965 or wrong or lost else 0
+    return 1 if proved < 0.965 or wrong or lost or unread else 0
+
+
+def opcodes():
+    """Return the names of the instructions that compiled code can hold."""
+    return {
+        name
+        for name, number in opcode.opmap.items()
+        if number < 256
+        and not name.startswith("INSTRUMENTED_")
+        and name not in getattr(opcode, "_specialized", ())
+        and name not in getattr(opcode, "_specialized_opmap", ())
+    }
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def test_a_program_without_proof_is_named(monkeypatch):
 
 
 def test_a_program_that_behaves_otherwise_is_named(monkeypatch):
-    monkeypatch.setattr(newer, "programs", lambda tail="": [PROGRAM] if tail else [])
+    monkeypatch.setattr(newer, "programs", lambda tail="": [PROGRAM] if tail == "_run" else [])
 
     def changed(code, strategy="auto"):
         found = decompile_code(code, strategy=strategy)

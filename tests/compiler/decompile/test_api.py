@@ -169,6 +169,37 @@ def test_what_has_no_bytecode_is_refused(thing):
         decompile(thing)
 
 
+def annotated(a: int, *b: "Path | None", c: list[int] = [], **d: Path) -> None:  # noqa: B006
+    return (a, b, c, d)
+
+
+def test_defaults_and_annotations_of_the_function_are_shown():
+    first = decompile(annotated).splitlines()[0]
+    assert first == "def annotated(a: int, *b: Path | None, c: list[int]=[], **d: Path) -> None:"
+    assert decompile(annotated.__code__).startswith("def annotated(a, *b, c, **d):")
+
+
+def test_a_lambda_with_statements_becomes_a_function():
+    code = function_of("def f(a):\n def g(x):\n  while x: x -= a\n  return x\n return [g]")
+    consts = [
+        const.replace(co_name="<lambda>") if hasattr(const, "co_name") else const for const in code.co_consts
+    ]
+    code = code.replace(co_consts=tuple(consts))
+    for strategy in ("structured", "dispatch"):
+        found = decompile_code(code, strategy=strategy)
+        (made,) = types.FunctionType(recompile(found.source, code), {})(2)
+        assert (made(4), made.__name__) == (0, "<lambda>")
+
+
+def test_a_long_dispatch_loop_finds_its_block_by_halves():
+    code = function_of("def f(a):\n" + "".join(f" if a == {n}: return g({n})\n" for n in range(40)))
+    found = decompile_code(code, strategy="dispatch")
+    assert found.equivalence == "equivalent"
+    assert "if _pc < " in found.source
+    twin = types.FunctionType(recompile(found.source, code), {"g": lambda n: -n})
+    assert [twin(n) for n in (0, 17, 39, 40)] == [0, -17, -39, None]
+
+
 def test_unknown_strategies_and_names_are_refused():
     with pytest.raises(ValueError, match="strategy='fast'"):
         decompile_code(test_unknown_strategies_and_names_are_refused, strategy="fast")

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib
 import inspect
 import sys
 from dataclasses import dataclass, field
@@ -161,7 +162,7 @@ def _attempt(code: CodeType, function: Any, settings: Settings, reasons: "list[s
 
 
 def _parts(function: Any, settings: Settings) -> "dict[str, ast.expr]":
-    """Defaults as the function object holds them, where they have a literal form."""
+    """Defaults and annotations as the function object holds them, where they have a form to be shown in."""
     parts: "dict[str, ast.expr]" = {}
     if function is None:
         return parts
@@ -171,7 +172,31 @@ def _parts(function: Any, settings: Settings) -> "dict[str, ast.expr]":
         keys = list(function.__kwdefaults__)
         values = [_shown(function.__kwdefaults__[key]) for key in keys]
         parts["kwdefaults"] = ast.Dict([ast.Constant(key) for key in keys], values)
+    notes = _annotations(function)
+    parts["annotations"] = ast.Dict([ast.Constant(key) for key in notes], list(notes.values()))
     return parts
+
+
+def _annotations(function: Any) -> "dict[str, ast.expr]":
+    if sys.version_info >= (3, 14):  # as text, without running what they say
+        library = importlib.import_module("annotationlib")
+        found = library.get_annotations(function, format=library.Format.STRING)
+    else:
+        found = function.__annotations__
+    return {key: _noted(kind) for key, kind in found.items()}
+
+
+def _noted(kind: Any) -> ast.expr:
+    """An annotation is only shown, too: a class by its name, text as what it says."""
+    text = kind if isinstance(kind, str) else ""
+    if isinstance(kind, type) and type(kind).__module__ == "builtins":
+        text = kind.__qualname__.rsplit(".", 1)[-1]
+    elif kind is None or type(kind).__module__ in ("typing", "types"):
+        text = repr(kind)
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
+        return ast.Constant(...)
 
 
 def _shown(value: Any) -> ast.expr:

@@ -18,7 +18,7 @@ from torchard.compiler.decompile.reader import VERSION, read
 from torchard.compiler.decompile.slots import NONE, Slot, Unstructured
 from torchard.compiler.decompile.stack import Stack, name
 
-_BUSY = 12  # blocks in one chain of ifs before it is halved
+_BUSY = 12  # parts in one chain of ifs before it is halved: finding a block takes as many tests
 _VALUES = "ve"
 Frame = tuple
 
@@ -191,9 +191,9 @@ class _Dispatch:
         for start in starts:
             if len(self.place[start]) > depth:
                 inner.setdefault(self.place[start][depth], []).append(start)
-        parts: "list[tuple[int, ast.stmt]]" = []
+        parts: "list[tuple[list[int], ast.stmt]]" = []
         for start in own:
-            parts.append((self.number[start], self._if([start], _closed(self._block(start)))))
+            parts.append(([self.number[start]], self._if([start], _closed(self._block(start)))))
         for frame, blocks in inner.items():
             if frame[0] == "catch":
                 if ("try", frame[1]) not in inner:
@@ -201,11 +201,21 @@ class _Dispatch:
                 continue
             caught = inner.get(("catch", frame[1]), [])
             statement = self._statement(frames, frame, blocks, caught)
-            parts.append(
-                (min(self.number[start] for start in blocks), self._if(blocks, [*statement, ast.Continue()]))
-            )
-        chain = [part for _, part in sorted(parts, key=lambda part: part[0])]
+            numbers = sorted(self.number[start] for start in blocks)
+            parts.append((numbers, self._if(blocks, [*statement, ast.Continue()])))
+        chain = self._chain(sorted(parts, key=lambda part: part[0]))
         return ast.While(ast.Constant(True), [*chain, ast.Break()] if depth else chain or [ast.Pass()], [])
+
+    def _chain(self, parts: "list[tuple[list[int], ast.stmt]]") -> "list[ast.stmt]":
+        """One test after the other; many are halved where the blocks of no part lie on both sides."""
+        if len(parts) > _BUSY:
+            middle = len(parts) // 2
+            for place in sorted(range(2, len(parts) - 1), key=lambda place: abs(place - middle)):
+                border = parts[place][0][0]
+                if all(numbers[-1] < border for numbers, _ in parts[:place]):
+                    test = ast.Compare(name(self.counter), [ast.Lt()], [ast.Constant(border)])
+                    return [ast.If(test, self._chain(parts[:place]), self._chain(parts[place:]))]
+        return [part for _, part in parts]
 
     def _if(self, starts: "list[int]", body: "list[ast.stmt]") -> ast.stmt:
         numbers = sorted(self.number[start] for start in starts)

@@ -52,7 +52,7 @@ def store(stack: Stack, ops: "list[Op]", place: int) -> int:
         stack.scope.store_import(stack, value, identifier)
     elif value.kind in ("function", "class", "alias") and stack.scope.is_statement(value, identifier):
         stack.slots.pop()
-        stack.emit(stack.scope.define(stack, value, identifier))
+        stack.emit(stack.scope.define(value, identifier))
     elif value.kind in ("target", "dup", "pending"):
         stack.store(target, pop_in_order(stack))
     else:

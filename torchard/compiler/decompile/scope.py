@@ -2,6 +2,7 @@
 imports."""
 
 import ast
+import contextlib
 from types import CodeType
 from typing import Any
 
@@ -117,16 +118,13 @@ class Scope:
         own: str = made.title if isinstance(made, (Class, Alias)) else made.code.co_name
         return own
 
-    def define(self, stack: Stack, slot: Slot, identifier: str) -> "ast.stmt":
+    def define(self, slot: Slot, identifier: str) -> ast.stmt:
         """Return the ``def``, ``class`` or ``type`` statement that binds ``slot``."""
         made = slot.data
         own = self._title(made)
         if not self.is_statement(slot, identifier):
             if isinstance(made, Alias):
                 raise Unstructured("a type alias under another name than its own")
-            if isinstance(made, Function) and own == "<lambda>":
-                value = self.function_expression(stack, slot).expr
-                return ast.Assign([name(identifier, ast.Store())], value)
             own = identifier
         if isinstance(made, Alias):
             return made.statement(own)
@@ -154,13 +152,15 @@ class Scope:
         return [statement, ast.Assign([name(temporary, ast.Store())], name(title))]
 
     def function_expression(self, stack: Stack, slot: Slot) -> Slot:
-        """A function as a value: a lambda, else a ``def`` written before with a name of its own."""
+        """A function as a value: a lambda, else a ``def`` written before with a name of its own, which the
+        recompiled code loses again."""
         from torchard.compiler.decompile.functions import lambda_expression
 
         made = slot.data
         if made.code.co_name == "<lambda>" and not made.decorators:
-            expr = lambda_expression(self, made)
-            return Slot("ordered", expr, slot.reads, None, slot.uid, slot.seq)
+            with contextlib.suppress(Unstructured):
+                expr = lambda_expression(self, made)
+                return Slot("ordered", expr, slot.reads, None, slot.uid, slot.seq)
         if stack.pure:
             raise Impure
         stack.spill_until(slot)

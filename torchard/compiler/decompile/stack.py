@@ -230,7 +230,7 @@ class Stack:
             self.append(ast.Assign([target], ast.JoinedStr([slot.expr])))
             self.scope.frozen.add(temporary)
         elif kind == "function":
-            self.append(self.scope.define(self, slot, temporary))
+            self.append(self.scope.define(slot, temporary))
         elif kind in ("class", "param", "alias"):
             for statement in self.scope.apart(slot, temporary):
                 self.append(statement)

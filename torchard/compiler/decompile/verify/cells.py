@@ -18,6 +18,8 @@ def fold_cells(ops: "list[Op]") -> "list[Op]":
     dead: "set[int]" = set()
     targets = {op.target for op in ops if op.target is not None}
     for index in range(len(ops) - 6):
+        if ops[index].name != "Load" or ops[index].arg[0] != "closure":
+            continue
         for shape in _SHAPES:
             if _is_read(ops, index, shape, targets):
                 dead.update(range(index + 1, index + len(shape)))
