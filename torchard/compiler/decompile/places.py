@@ -14,7 +14,10 @@ def attribute(stack: Stack, op: Op) -> None:
     if _refer(stack, 1, lambda base: ast.Attribute(base, op.arg, LOAD)):
         return
     slots = stack.take(1)
-    combine(stack, ast.Attribute(slots[0].expr, op.arg, LOAD), slots)
+    base = slots[0].expr
+    if isinstance(base, ast.Call) and isinstance(base.func, ast.Name) and base.func.id == "super":
+        stack.scope.settings.plain_super = True
+    combine(stack, ast.Attribute(base, op.arg, LOAD), slots)
 
 
 def subscript(stack: Stack, op: Op) -> None:

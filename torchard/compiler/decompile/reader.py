@@ -45,6 +45,7 @@ def read(code: CodeType) -> "list[Op]":
         _attach_table(code, ops, start)
     if VERSION >= (3, 13):
         _cover_branches(ops)
+        _tell_values_from_cells(ops)
     for op in ops:
         if op.target is not None:
             op.target = start[op.target]
@@ -165,6 +166,30 @@ def _cover_branches(ops: "list[Op]") -> None:
     for before, op in zip(ops, ops[1:]):
         if op.name == "Branch" and op.handler is None and before.name not in ENDS:
             op.handler = before.handler
+
+
+def _tell_values_from_cells(ops: "list[Op]") -> None:
+    """A fast load of a variable that is a cell pushes the cell. Not so in an inlined comprehension that has
+    a variable of that name: there the place holds its value, and only a new function takes a cell."""
+    cleared = {op.arg[1] for op in ops if op.name == "LoadClear"}
+    if not cleared:
+        return
+    for index, op in enumerate(ops):
+        named = op.name in ("Load", "Store", "LoadClear") and op.arg[0] == "closure" and op.arg[1] in cleared
+        if named and not (op.name == "Load" and _taken_by_function(ops, index)):
+            op.arg = ("fast", op.arg[1])
+
+
+def _taken_by_function(ops: "list[Op]", index: int) -> bool:
+    """Does a tuple of cells begin or go on here, for the function made next?"""
+    while index < len(ops) and ops[index].name == "Load" and ops[index].arg[0] == "closure":
+        index += 1
+    names = [op.name for op in ops[index : index + 2]]
+    return (
+        names == ["Build", "Const"]
+        and ops[index].arg[0] == "tuple"
+        and isinstance(ops[index + 1].arg, CodeType)
+    )
 
 
 def exception_table(code: CodeType) -> "list[tuple[int, int, int, int, bool]]":

@@ -246,6 +246,7 @@ class Settings:
         self.used: "set[str]" = set()
         self.unstructured: "list[str]" = []
         self.counter = "_pc"
+        self.plain_super = False  # `super().x` is a call and an attribute, not one instruction
         todo = [code]
         while todo:
             one = todo.pop()
