@@ -70,6 +70,14 @@ def test_order_names_and_random_labels(shrinkage):
     assert h_score(rows, targets[order], shrinkage=shrinkage) < score
 
 
+@pytest.mark.parametrize("shape", [(100, 6), (30, 50)], ids=str)
+def test_with_nothing_left_of_the_covariance_it_goes_to_zero(shape, monkeypatch):
+    rows, targets = task(*shape)
+    for share, expected in ((1 - 1e-6, 1e-4), (1.0, 0.0)):
+        monkeypatch.setattr("torchard.select.h_score.ledoit_wolf_shrinkage", lambda *_, s=share, **__: s)
+        assert 0 <= h_score(rows, targets, shrinkage=True) <= expected
+
+
 def test_constant_features_score_zero():
     _, targets = task(20, 3)
     assert h_score(torch.ones(20, 3), targets) == 0
