@@ -16,7 +16,7 @@ WAYS = ("auto", "dispatch")
 
 def programs(tail=""):
     """Yield (name, source) of every program that this Python parses."""
-    for minor in range(12, sys.version_info[1] + 1):
+    for minor in range(10, sys.version_info[1] + 1):
         file = FOLDER / f"3.{minor}{tail}.txt"
         blocks = file.read_text(encoding="utf-8").split("## ")[1:] if file.is_file() else []
         for block in blocks:

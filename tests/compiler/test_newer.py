@@ -14,6 +14,10 @@ def test_only_programs_that_this_python_parses_are_taken():
             assert callable(newer.function(source))
 
 
+def test_what_this_python_parses_comes_back():
+    assert newer.failures(decompile_code, recompile) == []
+
+
 def test_a_program_that_comes_back_is_no_failure(monkeypatch):
     monkeypatch.setattr(newer, "programs", lambda tail="": [PROGRAM])
     assert newer.failures(decompile_code, recompile) == []

@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import inspect
+import itertools
 import sys
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType
@@ -78,14 +79,18 @@ def decompile_code(obj: Any, *, strategy: str = "auto", verify: bool = True) -> 
         if best is not None and (best.equivalence != "unverified" or not verify or strategy == "structured"):
             return best
         if strategy == "structured":
-            raise ValueError(f"`{code.co_name}` has no structured form: {'; '.join(reasons)}")
+            raise ValueError(f"`{code.co_name}` has no structured form: {_told(reasons)}")
         fallback = _try_dispatch(code, function, reasons, verify=verify)
     finally:
         sys.setrecursionlimit(limit)
     result = fallback or best
     if result is None:
-        raise ValueError(f"`{code.co_name}` could not be decompiled: {'; '.join(reasons)}")
+        raise ValueError(f"`{code.co_name}` could not be decompiled: {_told(reasons)}")
     return result
+
+
+def _told(reasons: "list[str]") -> str:
+    return "; ".join(dict.fromkeys(reasons))  # both attempts often fail alike
 
 
 def unwrap(obj: Any) -> "tuple[CodeType, Any]":
@@ -157,8 +162,8 @@ def _attempt(code: CodeType, function: Any, settings: Settings, reasons: "list[s
         if not verdict:
             reasons.append(f"{'dispatch' if dispatch else 'structured'} not proved: {verdict.difference}")
     strategy = "dispatch" if dispatch else "mixed" if settings.unstructured else "structured"
-    temps = tuple(f"_t{number}" for number in range(settings.count))
-    return Decompiled(source, strategy, verdict.kind, temps, settings.line_map, tuple(reasons))
+    temps = tuple(settings.temporaries)
+    return Decompiled(source, strategy, verdict.kind, temps, settings.line_map, tuple(dict.fromkeys(reasons)))
 
 
 def _parts(function: Any, settings: Settings) -> "dict[str, ast.expr]":
@@ -224,4 +229,5 @@ def _renamed(source: str, code: CodeType, name: str) -> str:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name != "__closure__":
             node.name = name
             break
-    return ast.unparse(tree) + "\n"
+    comments = itertools.takewhile(lambda line: line.startswith("#"), source.splitlines(keepends=True))
+    return "".join(comments) + ast.unparse(tree) + "\n"

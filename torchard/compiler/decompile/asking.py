@@ -138,6 +138,34 @@ def _match_keys(d: Any, stack: Stack, op: Op) -> None:
     stack.push("pure", name(answer), frozenset((answer,)))
 
 
+def _match_class_flag(d: Any, stack: Stack, op: Op) -> None:
+    _match_class(d, stack, op)
+    _flag(stack)
+
+
+def _match_keys_flag(d: Any, stack: Stack, op: Op) -> None:
+    _match_keys(d, stack, op)
+    _flag(stack)
+
+
+def _flag(stack: Stack) -> None:
+    """In 3.10 whether it matched lies on the stack too."""
+    found = stack.slots[-1]
+    stack.push("pure", ast.Compare(found.expr, [ast.IsNot()], [ast.Constant(None)]), found.reads)
+
+
+def _copy_without_keys(d: Any, stack: Stack, op: Op) -> None:
+    """``**rest`` of a mapping pattern, up to 3.10."""
+    subject = _subject(d, stack, 2)
+    (keys,) = stack.take(1)
+    stack.flush()
+    rest, key = d.scope.temporary(), d.scope.temporary()
+    stack.append(assign(rest, ast.Dict([None], [subject])))
+    target = ast.Subscript(name(rest), name(key), ast.Del())
+    stack.append(ast.For(name(key, ast.Store()), keys.expr, [ast.Delete([target])], [], lineno=0))
+    stack.push("pure", name(rest), frozenset((rest,)))
+
+
 def _captured(part: str) -> Any:
     return ast.MatchAs(None, part)
 
@@ -155,4 +183,6 @@ def assign(title: str, value: ast.expr) -> ast.stmt:
 _SPECIAL: "dict[str, Any]" = {
     "Match": _match, "LoadClear": _load_clear, "MatchSeq": _match_sequence, "MatchMap": _match_mapping,
     "MatchClass": _match_class, "MatchKeys": _match_keys, "GetLen": _get_len,
+    "MatchClassFlag": _match_class_flag, "MatchKeysFlag": _match_keys_flag,
+    "CopyWithoutKeys": _copy_without_keys,
 }  # fmt: skip

@@ -46,6 +46,7 @@ class Scope:
         if slot is not None and slot.kind == "function":
             temporary += f"__{letters(slot.data.code.co_name)}_"
         self.frozen.add(temporary)
+        self.settings.temporaries.append(temporary)
         return temporary
 
     def note(self, kind: str, identifier: str) -> None:
@@ -242,6 +243,7 @@ class Settings:
         self.attempt = attempt
         self.percent = percent
         self.count = 0
+        self.temporaries: "list[str]" = []
         self.line_map: "dict[int, int]" = {}
         self.used: "set[str]" = set()
         self.unstructured: "list[str]" = []
