@@ -162,7 +162,7 @@ def _copy_without_keys(d: Any, stack: Stack, op: Op) -> None:
     rest, key = d.scope.temporary(), d.scope.temporary()
     stack.append(assign(rest, ast.Dict([None], [subject])))
     target = ast.Subscript(name(rest), name(key), ast.Del())
-    stack.append(ast.For(name(key, ast.Store()), keys.expr, [ast.Delete([target])], [], lineno=0))
+    stack.append(ast.For(name(key, ast.Store()), keys.expr, [ast.Delete([target])], []))
     stack.push("pure", name(rest), frozenset((rest,)))
 
 

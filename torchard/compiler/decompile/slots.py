@@ -13,8 +13,10 @@ class Slot:
 
     ``kind`` says how free its evaluation is: "const", "pure" (reads only the fast locals in ``reads``),
     "ordered" (may run user code or read what user code changes), "owned" (a display just built, still
-    growing), or one of the kinds that are no value: "target", "dup", "mark", "iter", "mid", "cell", "cells",
-    "module", "imported". Slots are never changed: a new one takes the place.
+    growing), something made but not yet bound ("function", "class", "alias", "param" for a type parameter,
+    "interpolation"), or one of the kinds that are no value: "target", "dup", "mark", "iter", "mid", "cell",
+    "cells", "module", "imported", the "body" of a class, and what type parameters leave in between ("params",
+    "base", "parts"). Slots are never changed: a new one takes the place.
     """
 
     __slots__ = ("data", "expr", "kind", "reads", "seq", "uid")
