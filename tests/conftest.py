@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from torchard.core.memory import keep_freed_memory
+
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -20,6 +22,7 @@ hypothesis.settings.load_profile("torchard")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+keep_freed_memory()  # as the command line does: the trainings among the tests take half the time
 
 
 @pytest.fixture(autouse=True)

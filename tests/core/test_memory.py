@@ -9,17 +9,19 @@ import pytest
 
 from torchard.core.memory import keep_freed_memory
 
-# Prints how many pages had to be fetched for a third round of sixteen tensors of some 4 MB each.
+# Prints how many pages had to be fetched for five rounds of four tensors of some 36 MB, after five others.
 FAULTS = """
 import resource, sys, torch
 from torchard.core.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def fill():
-    return len([torch.ones(2**20 + 1000 * number) for number in range(16)])
-fill(), fill()
+    return len([torch.ones(9_000_000 + 1000 * number) for number in range(4)])
+for _ in range(5):
+    fill()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-fill()
+for _ in range(5):
+    fill()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -31,7 +33,7 @@ def faults(way: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_what_was_freed_is_used_again_without_faults():
-    assert faults("keep") < 0.1 * faults("leave")
+    assert faults("keep") < 0.3 * faults("leave")
 
 
 @pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])

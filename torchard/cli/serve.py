@@ -4,6 +4,7 @@ There is a page to drop images on, and POST /predict for programs. Nothing but t
 unless --host says so. Ctrl-C ends it.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -27,10 +28,9 @@ def command(
     if server.reaches_out:
         progress().print("Other computers can reach this server; it asks nobody for a password.")
     emit({"url": server.url, "predict": f"{server.url}predict", "classes": server.model.classes}, _show)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C ends it, with or without one
         server.run()
-    except KeyboardInterrupt:
-        progress().print("Stopped.")
+    progress().print("Stopped.")
     return 0
 
 
