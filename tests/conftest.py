@@ -22,7 +22,7 @@ hypothesis.settings.load_profile("torchard")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
-keep_freed_memory()  # as the command line does: the trainings among the tests take half the time
+keep_freed_memory()  # as the command line does
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
     """Let this process use the memory of freed tensors again instead of returning it; say if that worked.
 
     By default glibc maps each large tensor anew and unmaps it when it is freed, so that every activation of
-    every step is paid for with page faults: up to half of a training step, most of all on virtual machines
+    every step is paid for with page faults: about a third of a training step on a virtual machine
     (results/freed_memory.json). Afterwards the process stays as large as it once was.
 
     It holds for the whole process and until its end, so that a program decides it, not a library: torchard's
