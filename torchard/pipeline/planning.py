@@ -19,8 +19,8 @@ from torchard.core.surgery import flags_kept
 Precision = Literal["no", "bf16"]
 BATCH_SIZE = 32
 MOST_EPOCHS = 30
-FEWEST_EPOCHS = 6  # below either, a smaller input buys more than its pixels are worth
-FEWEST_STEPS = 1000
+FEWEST_EPOCHS = 4  # below either, a smaller input buys more than its pixels are worth
+FEWEST_STEPS = 400
 SMALLEST = 64
 STRIDE = 32
 OVERHEAD = 1.15  # augmentation, optimiser and averaging, on top of forward and backward

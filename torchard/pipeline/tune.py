@@ -22,7 +22,6 @@ from torchard.pipeline.planning import (
     affordable_sizes,
     largest_size,
     measure_pace,
-    phase_sizes,
     plan_training,
 )
 from torchard.pipeline.training import balance, eval_loader, evaluate_split, optimizer, scalars, train
@@ -33,6 +32,7 @@ from torchard.tune.tune_mode import TuneMode, find_pairs
 TENSORS = "tuned.safetensors"
 HEAD_SCALE = 0.1  # of the random classifier: small, so that it does not push the layers below about
 TRIAL = 0.04  # of the stage's time, for each way that is tried
+TYPICAL = 128  # pixels at which the first pace is measured: near enough to any size that may be chosen
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
         full = full.resized((largest_size(task, full), largest_size(task, full)))
         probe, probe_row = _probed(job, name, full)
         tried = {way.name: way for way in ways(probe)}
-        trials = {label: _tried(job, name, way, full, TRIAL * seconds) for label, way in tried.items()}
+        small = _trial_size(job, name, full, seconds)
+        trials = {label: _tried(job, name, way, small, TRIAL * seconds) for label, way in tried.items()}
         best = choose({label: row["validation"] for label, row in trials.items()}, task)
         way = tried[best]
         left = max(seconds - elapsed(), 0.2 * seconds)
@@ -192,13 +193,31 @@ def _plan(
     def compute() -> dict[str, Any]:
         images, model = len(job.task.train), _fresh(job, name)
         way.attach(model)
-        pace = measure_pace(model, sizes[-1] if sizes else spec.size[0])
-        phases = sizes or affordable_sizes(pace, images, seconds, largest=pace.size)
+        largest = spec.size[0]
+        pace = measure_pace(model, sizes[-1] if sizes else min(TYPICAL, largest))
+        phases = sizes or affordable_sizes(pace, images, seconds, largest=largest)
+        if phases[-1] != pace.size:
+            pace = measure_pace(model, phases[-1])
         return plan_training(pace, phases, images, seconds).to_json()
 
     key = {"run": job.key("tune", {"model": name}), "input": spec.to_json()}
     kind = "trial-plan" if sizes else "plan"
     return Plan.from_json(job.run.cached(f"{kind}-{way.slug}", key, compute))
+
+
+def _trial_size(job: Job, name: str, spec: InputSpec, seconds: float) -> InputSpec:
+    """The input of the trials: the smallest of the sizes at which ``seconds`` would train the whole model.
+
+    What a trial tells is told by its number of steps, and a slow machine has few for larger images.
+    """
+
+    def compute() -> dict[str, Any]:
+        pace = measure_pace(_fresh(job, name), min(TYPICAL, spec.size[0]))
+        sizes = affordable_sizes(pace, len(job.task.train), seconds, largest=spec.size[0])
+        return spec.resized((sizes[0], sizes[0])).to_json()
+
+    key = {"run": job.key("tune", {"model": name}), "input": spec.to_json()}
+    return InputSpec.from_json(job.run.cached("trial-input", key, compute))
 
 
 def _probed(job: Job, name: str, spec: InputSpec) -> tuple[nn.Module, dict[str, Any]]:
@@ -229,8 +248,8 @@ def _probed(job: Job, name: str, spec: InputSpec) -> tuple[nn.Module, dict[str, 
 
 
 def _tried(job: Job, name: str, way: Way, spec: InputSpec, seconds: float) -> dict[str, Any]:
-    """The row of a short training at the smallest input size; every way gets the same time."""
-    plan = _plan(job, name, way, spec, seconds, sizes=phase_sizes(spec.size[0])[:1])
+    """The row of a short training at the size of ``spec``; every way gets the same time."""
+    plan = _plan(job, name, way, spec, seconds, sizes=spec.size[:1])
     key = {"plan": plan.to_json(), "input": spec.to_json(), "data": job.task.fingerprint}
     return job.run.cached(f"trial-{way.slug}", key, lambda: _trained(job, name, way, spec, plan)[1])
 
