@@ -1,13 +1,16 @@
 """Which way of tuning is taken, and what is said of it."""
 
 import dataclasses
+import importlib
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
 
 from torchard.core.data import InputSpec, load_task
-from torchard.pipeline.planning import Plan
+from torchard.pipeline.job import Job
+from torchard.pipeline.planning import SMALLEST, Pace, Plan, phase_sizes
 from torchard.pipeline.training import optimizer, train
 from torchard.pipeline.tune import choice_notes, choose, freeze_lower, ways
 
@@ -79,3 +82,14 @@ def test_every_way_trains_what_it_says_and_leaves_an_ordinary_model(task):
         held = all(after[name].equal(before[name]) for name in statistics)
         assert held == (way.name == "Tune mode") or way.name == "SSF", way.name
         assert all(parameter.requires_grad for parameter in model.parameters()), way.name
+
+
+@pytest.mark.parametrize(
+    ("seconds", "size"), [(1.0, SMALLEST), (1e6, phase_sizes(224)[0])], ids=["no time", "any time"]
+)
+def test_trials_are_at_the_smallest_size_that_the_time_would_train_at(task, monkeypatch, seconds, size):
+    stage = importlib.import_module("torchard.pipeline.tune")  # the package's name is the function's
+    monkeypatch.setattr(stage, "_fresh", lambda job, name: None)
+    monkeypatch.setattr(stage, "measure_pace", lambda model, size: Pace(size, "no", 0.01))
+    job = Mock(spec=Job, task=task, run=Mock(cached=lambda name, key, compute: compute()))
+    assert stage._trial_size(job, "any", InputSpec((224, 224)), seconds).size == (size, size)
