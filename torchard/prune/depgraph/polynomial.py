@@ -56,6 +56,8 @@ class Polynomial:
 
     def substitute(self, values: Mapping[Unknown, "Polynomial"]) -> "Polynomial":
         """Put polynomials in the place of unknowns."""
+        if values.keys().isdisjoint(self.unknowns()):
+            return self
         total = Polynomial(())
         for monomial, value in self.terms:
             term = Polynomial.constant(value)
