@@ -51,9 +51,9 @@ class Pruned:
 def prune(job: Job, tuned: Tuned) -> Pruned:
     """Return a model within the targets, recovered from ``tuned``; cached in the run folder and resumable.
 
-    Every group loses the same share of its channels, those of least Taylor importance on real batches, at
-    once; the training that follows has the tuned model as its teacher. If no model keeps all targets, the
-    nearest one stays and ``reached`` is False.
+    Channels of all groups are ranked together, by their Taylor importance on real batches for each operation
+    that goes with them, and cut at once; the training that follows has the tuned model as its teacher. If no
+    model keeps all targets, the nearest one stays and ``reached`` is False.
 
     Raises:
         UnprunableError: if nothing in the model can be removed.
@@ -155,7 +155,9 @@ def _planned(graph: depgraph.DimGraph, target: depgraph.Target) -> depgraph.Plan
         graph,
         target=target,
         criterion=taylor,
-        scope="local",
+        scope="global",
+        per="params" if target.macs is None and target.latency is None else "macs",
+        normalize=None,
         round_to=ROUND_TO,
         max_ratio=MAX_RATIO,
     )
