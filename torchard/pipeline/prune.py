@@ -52,8 +52,9 @@ def prune(job: Job, tuned: Tuned) -> Pruned:
     """Return a model within the targets, recovered from ``tuned``; cached in the run folder and resumable.
 
     Channels of all groups are ranked together, by their Taylor importance on real batches for each operation
-    that goes with them, and cut at once; the training that follows has the tuned model as its teacher. If no
-    model keeps all targets, the nearest one stays and ``reached`` is False.
+    that goes with them (for each parameter, where nothing else is limited), and cut at once; the training
+    that follows has the tuned model as its teacher. If no model keeps all targets, the nearest one stays and
+    ``reached`` is False.
 
     Raises:
         UnprunableError: if nothing in the model can be removed.
