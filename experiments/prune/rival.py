@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from experiments.prune.subject import Subject, outputs
 from torchard.prune.depgraph import trace
-from torchard.prune.depgraph.graph import owner_of
+from torchard.prune.depgraph.graph import owner_path
 from torchard.prune.depgraph.replay import perturb_
 from torchard.prune.depgraph.tracer import call, flat_outputs
 
@@ -79,7 +79,7 @@ def _output_layers(model: nn.Module, subject: Subject) -> list[nn.Module]:
     """Layers whose output is the model's: the rival must be told, we must not."""
     frozen = trace(model, subject.inputs, forward=subject.forward).frozen()
     names = [place.partition(":")[0] for place, why in frozen.items() if why == ["model output"]]
-    return [owner_of(model, name) for name in names if name.endswith("weight")]
+    return [model.get_submodule(owner_path(name)) for name in names if name.endswith("weight")]
 
 
 def _prune(model: nn.Module, pruner: Any) -> Removed:

@@ -75,6 +75,8 @@ def examine(subject: Subject, *, seed: int = 0) -> dict[str, Any]:
         start = time.perf_counter()
         graph = trace(model, inputs, forward=subject.forward)
         groups = graph.groups()
+        for group in groups:
+            _ = [member.places for member in group.members]  # made when asked for, as a plan will
         times.append(time.perf_counter() - start)
     chosen = plan(graph, ratio=0.5, criterion="random", seed=seed)
     row = {

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torchard.prune.depgraph.algebra import (
     Axis,
     Fixed,
+    Node,
     axis,
     concat,
     cut,
@@ -91,8 +92,31 @@ def test_freezing_keeps_the_reason_and_spreads_by_unification():
 
 def test_units_name_every_element_of_a_unit():
     heads, dims = axis(2), axis(3)
-    assert sorted(units(prod(heads, dims), dims)) == [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1), (5, 2)]
-    assert units(concat(Fixed(1), heads), heads) == [(1, 0), (2, 1)]
+    assert units(prod(heads, dims), dims) == ([0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 1, 2])
+    assert units(concat(Fixed(1), heads), heads) == ([1, 2], [0, 1])
+
+
+def random_node(chance: random.Random, depth: int = 3) -> Node:
+    """A dimension of a few elements."""
+    kind = chance.choice(("axis", "fixed", "prod", "concat")) if depth else "axis"
+    if kind == "axis":
+        return axis(chance.randint(1, 4))
+    if kind == "fixed":
+        return Fixed(chance.randint(0, 3))
+    parts = [random_node(chance, depth - 1) for _ in range(chance.randint(1, 3))]
+    parts += chance.sample(parts, chance.randint(0, 1))  # an axis may occur twice
+    return prod(*parts) if kind == "prod" else concat(*parts)
+
+
+@given(seed=st.integers(0, 2**32))
+def test_the_elements_of_a_unit_are_those_that_go_with_it(seed):
+    node = random_node(random.Random(seed))
+    for leaf in set(leaves(node)):
+        positions, found = units(node, leaf)
+        for unit in range(leaf.size):
+            others = kept(node, {leaf: [other for other in range(leaf.size) if other != unit]})
+            mine = {position for position, of in zip(positions, found, strict=True) if of == unit}
+            assert mine == set(range(node.size)) - set(others)
 
 
 @pytest.mark.parametrize("bad", [-1, 5])

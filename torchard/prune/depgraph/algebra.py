@@ -72,11 +72,9 @@ def resolve(node: Node) -> Node:
     """Return ``node`` in normal form with every bound axis replaced by what it stands for."""
     if isinstance(node, Axis):
         return node if node.bound is None else _follow(node)
-    if isinstance(node, Prod):
-        return prod(*node.factors)
-    if isinstance(node, Sum):
-        return concat(*node.terms)
-    return node
+    if isinstance(node, Fixed) or _is_settled(node):
+        return node
+    return prod(*node.factors) if isinstance(node, Prod) else concat(*node.terms)
 
 
 def prod(*nodes: Node) -> Node:
@@ -196,8 +194,8 @@ def width(node: Node, widths: Mapping[Axis, int]) -> int:
     return _width(resolve(node), widths)
 
 
-def units(node: Node, of: Axis) -> list[tuple[int, int]]:
-    """Pairs (flat index, unit of axis ``of``) for every element of ``node`` that belongs to a unit."""
+def units(node: Node, of: Axis) -> tuple[Sequence[int], Sequence[int]]:
+    """Flat indices of the elements of ``node`` that belong to units of axis ``of``, and to which."""
     return _units(resolve(node), of)
 
 
@@ -208,6 +206,17 @@ def reasons(node: Node) -> list[str]:
 
 # The functions below take resolved nodes and do not resolve again. They are called for every dimension of a
 # model and carry no checked types, which would cost more than what they do.
+
+
+def _is_settled(node):  # type: ignore[no-untyped-def]
+    """Whether no axis was bound since the node was made; it has the normal form it was made in."""
+    for part in node.factors if isinstance(node, Prod) else node.terms:
+        if isinstance(part, Axis):
+            if part.bound is not None:
+                return False
+        elif not isinstance(part, Fixed) and not _is_settled(part):
+            return False
+    return True
 
 
 def _leaves(node):  # type: ignore[no-untyped-def]
@@ -245,12 +254,13 @@ def _width(node, widths):  # type: ignore[no-untyped-def]
 
 def _units(node, of):  # type: ignore[no-untyped-def]
     if node is of:
-        return [(index, index) for index in range(of.size)]
+        return range(of.size), range(of.size)
     if isinstance(node, Sum):
         starts = itertools.accumulate((term.size for term in node.terms), initial=0)
-        placed = zip(starts, node.terms)
-        return [(start + flat, unit) for start, term in placed for flat, unit in _units(term, of)]
-    return _units_of_product(node, of) if isinstance(node, Prod) else []
+        placed = [(start, *_units(term, of)) for start, term in zip(starts, node.terms)]
+        flat = [start + index for start, indices, _ in placed for index in indices]
+        return flat, [unit for _, _, inner in placed for unit in inner]
+    return _units_of_product(node, of) if isinstance(node, Prod) else ((), ())
 
 
 def _reasons(node):  # type: ignore[no-untyped-def]
@@ -422,16 +432,20 @@ def _freeze_suffix(node: Node, size: int, reason: str) -> Node:
 
 def _units_of_product(node, of):  # type: ignore[no-untyped-def]
     """An element of a product belongs to the unit that any of its coordinates belongs to."""
-    pairs = []
+    positions: list[int] = []
+    found: list[int] = []
     for place, factor in enumerate(node.factors):
-        inner = _units(factor, of)
+        indices, inner = _units(factor, of)
+        if not indices:
+            continue
         slow = math.prod(f.size for f in node.factors[:place])
         fast = math.prod(f.size for f in node.factors[place + 1 :])
         stride = factor.size * fast
-        pairs += [
-            (s * stride + flat * fast + f, unit)
-            for s in range(slow)
-            for flat, unit in inner
-            for f in range(fast)
-        ]
-    return pairs
+        if isinstance(indices, range):  # all of them
+            positions += range(slow * stride)
+        else:
+            positions += [
+                s * stride + index * fast + f for s in range(slow) for index in indices for f in range(fast)
+            ]
+        found += [unit for unit in inner for _ in range(fast)] * slow
+    return positions, found

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from torch import Tensor, nn
@@ -23,8 +24,7 @@ Heads = Literal["dims", "heads", "both", "none"]
 class Member:
     """One dimension of one parameter or buffer that holds units of a group.
 
-    ``pairs`` are (position along the dimension, unit); ``copies`` tells how many groups of a grouped layer
-    repeat each unit.
+    ``copies`` tells how many groups of a grouped layer repeat each unit.
     """
 
     name: str
@@ -32,8 +32,14 @@ class Member:
     role: str  # out, in, depthwise, norm, bias, bare, buffer
     kind: str  # the type of the module that owns it
     tensor: Tensor
-    pairs: tuple[tuple[int, int], ...]
+    node: Node  # what the dimension consists of
+    axis: Axis  # the group's part in it
     copies: int
+
+    @cached_property
+    def places(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Positions along the dimension, and the unit that each belongs to."""
+        return units(self.node, self.axis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +61,7 @@ class Group:
         chosen = set(indices)
         preview: dict[str, dict[int, list[int]]] = {}
         for member in self.members:
-            gone = sorted({position for position, unit in member.pairs if unit in chosen})
+            gone = sorted({position for position, unit in zip(*member.places) if unit in chosen})
             preview.setdefault(member.name, {})[member.dim] = gone
         return preview
 
@@ -67,6 +73,7 @@ class DimGraph:
     model: nn.Module
     tensors: dict[str, Tensor]
     dims: dict[str, Dims]
+    owners: dict[str, type[nn.Module]]  # types of the modules the tensors belong to
     roles: dict[str, str]
     conv_groups: dict[str, Node]
     costs: list[tuple[Node, ...]]
@@ -80,23 +87,30 @@ class DimGraph:
 
     @classmethod
     def from_ledger(
-        cls, model: nn.Module, ledger: Ledger, names: dict[str, Tensor], notebook: Notebook
+        cls,
+        model: nn.Module,
+        modules: Mapping[str, nn.Module],
+        ledger: Ledger,
+        names: dict[str, Tensor],
+        notebook: Notebook,
     ) -> "DimGraph":
         """Keep of a trace what concerns parameters and buffers, and let the activations go."""
         by_id = {id(tensor): name for name, tensor in names.items()}
         parameters = {key: name for key, name in by_id.items() if isinstance(names[name], nn.Parameter)}
-        dims = {name: ledger.known[id(tensor)][1] for name, tensor in names.items()}
+        # From here on no axis is bound any more: what stands for a dimension now does so for good.
+        dims = {name: [resolve(node) for node in ledger.known[id(t)][1]] for name, t in names.items()}
         owned = {leaf for nodes in dims.values() for node in nodes for leaf in leaves(node)}
         return cls(
             model=model,
             tensors=names,
             dims=dims,
+            owners={name: type(modules[owner_path(name)]) for name in names},
             roles={by_id[key]: role for key, role in ledger.roles.items() if key in by_id},
             conv_groups={by_id[key]: node for key, node in ledger.weights_of.items() if key in by_id},
             costs=ledger.costs,
             calls=ledger.calls,
             unknown=ledger.unknown,
-            untouched=tuple(by_id[id(p)] for p in model.parameters() if id(p) not in ledger.touched),
+            untouched=tuple(name for key, name in parameters.items() if key not in ledger.touched),
             system=System.of(notebook, owned),
             operations=tuple(ledger.operations),
             sites=find_sites(ledger, notebook, parameters),
@@ -240,20 +254,11 @@ class DimGraph:
         return {leaf: frozenset(found) for leaf, found in tags.items()}
 
     def _member(self, name: str, dim: int, leaf: Axis) -> Member:
-        node = resolve(self.dims[name][dim])
-        pairs = tuple(units(node, leaf))
-        module = owner_of(self.model, name)
-        return Member(
-            name,
-            dim,
-            self._role(name, dim, leaf),
-            type(module).__name__,
-            self.tensors[name],
-            pairs,
-            _copies(node, leaf),
-        )
+        node, owner = self.dims[name][dim], self.owners[name]
+        role = self._role(name, dim, leaf, owner)
+        return Member(name, dim, role, owner.__name__, self.tensors[name], node, leaf, _copies(node, leaf))
 
-    def _role(self, name: str, dim: int, leaf: Axis) -> str:
+    def _role(self, name: str, dim: int, leaf: Axis, owner: type[nn.Module]) -> str:
         tensor = self.tensors[name]
         if not isinstance(tensor, nn.Parameter):
             return "buffer"
@@ -261,9 +266,8 @@ class DimGraph:
             return self.roles[name]
         if name in self.conv_groups and leaf in set(leaves(self.conv_groups[name])):
             return "depthwise"
-        module = owner_of(self.model, name)
-        order = _WEIGHT_ROLES.get(type(module).__name__) if tensor.dim() > 1 else None
-        if order is None and isinstance(module, nn.Linear):
+        order = _WEIGHT_ROLES.get(owner.__name__) if tensor.dim() > 1 else None
+        if order is None and issubclass(owner, nn.Linear):
             order = ("out", "in")
         return order[dim] if order is not None and dim < 2 else "bare"
 
@@ -304,10 +308,9 @@ def matches(name: str, pattern: str) -> bool:
     )
 
 
-def owner_of(model: nn.Module, name: str) -> nn.Module:
-    """The module that holds a parameter; for a parametrised one, the module it belongs to."""
-    path = name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
-    return model.get_submodule(path)
+def owner_path(name: str) -> str:
+    """Where the module is that holds a parameter; for a parametrised one, the module it belongs to."""
+    return name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
 
 
 def _choose(node: Node, heads: Heads, chosen: set[Axis], blocked: set[Axis]) -> None:

@@ -79,8 +79,8 @@ def per_unit(entries: Tensor, member: Member) -> Float[Tensor, " n"]:
 
 def per_position_units(values: Float[Tensor, " p"], member: Member) -> Float[Tensor, " n"]:
     """Sum values given per position of the member's dimension over the positions of each unit."""
-    positions, units = (torch.tensor(column, device=values.device) for column in zip(*member.pairs))
-    total = values.new_zeros(int(units.max()) + 1).index_add_(0, units, values[positions])
+    positions, units = (torch.tensor(column, device=values.device) for column in member.places)
+    total = values.new_zeros(member.axis.size).index_add_(0, units, values[positions])
     return total / member.copies
 
 
@@ -112,9 +112,9 @@ def bn_scale(member: Member) -> Tensor | None:
 def fpgm(member: Member) -> Tensor:
     """Sum of distances to all other units of the group (He et al. 2019): units near the median go first."""
     rows = _rows(_weight(member), member)
-    positions, units = (torch.tensor(column, device=rows.device) for column in zip(*member.pairs))
+    positions, units = (torch.tensor(column, device=rows.device) for column in member.places)
     order = torch.argsort(units, stable=True)
-    vectors = rows[positions[order]].reshape(int(units.max()) + 1, -1)
+    vectors = rows[positions[order]].reshape(member.axis.size, -1)
     return torch.cdist(vectors, vectors).sum(dim=1) / member.copies
 
 
@@ -128,8 +128,7 @@ def random_scores(seed: int = 0) -> Criterion:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(member: Member) -> Tensor:
-        size = max(unit for _, unit in member.pairs) + 1
-        return torch.rand(size, generator=generator)
+        return torch.rand(member.axis.size, generator=generator)
 
     return draw
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_leaves
 
 from torchard.prune.depgraph.algebra import Fixed, Node, axis, freeze
 
@@ -35,16 +34,9 @@ class Step:
     name: str
     func: Any
     arguments: dict[str, Any]
-    out: Any
+    operands: list[Tensor]  # every tensor among the arguments
+    results: list[Tensor]  # every tensor that came back
     counted: bool
-
-    def operands(self) -> list[Tensor]:
-        """Every tensor among the arguments."""
-        return [leaf for leaf in tree_leaves(self.arguments) if isinstance(leaf, Tensor)]
-
-    def results(self) -> list[Tensor]:
-        """Every tensor that came back."""
-        return [leaf for leaf in tree_leaves(self.out) if isinstance(leaf, Tensor)]
 
 
 @dataclass
@@ -87,7 +79,7 @@ class Ledger:
         if [dim.size for dim in dims] != list(tensor.shape):
             raise AssertionError(f"dimensions {dims} do not describe a tensor of shape {tuple(tensor.shape)}")
         self.known[id(tensor)] = (tensor, dims)
-        if address := _address(tensor):
+        if address := address_of(tensor):
             self.by_storage.setdefault(address, []).append(tensor)
 
     def record_constant(self, tensor: Tensor, reason: str) -> None:
@@ -105,7 +97,7 @@ class Ledger:
 
     def _as_alias(self, tensor: Tensor) -> Dims | None:
         """Tensors made behind the trace's back (``.data``) share a storage with one that is known."""
-        for other in self.by_storage.get(_address(tensor), ()):
+        for other in self.by_storage.get(address_of(tensor), ()):
             dims = self.known[id(other)][1]
             if _same_place(tensor, other):
                 self.touched.add(id(other))
@@ -120,7 +112,19 @@ def fixed_dims(sizes: Iterable[int]) -> Dims:
     return [Fixed(size) for size in sizes]
 
 
-def _address(tensor: Tensor) -> int:
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    """Every tensor among the arguments or results of an ATen operation, which nest only lists and tuples."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += tensors_in(value)
+    return found
+
+
+def address_of(tensor: Tensor) -> int:
+    """Where the elements of a tensor begin in memory; 0 if it has none of its own."""
     if isinstance(tensor, FakeTensor):
         return 0
     try:

@@ -9,6 +9,9 @@ Unknown: TypeAlias = Hashable
 Monomial: TypeAlias = tuple[Unknown, ...]
 
 
+_ONE: tuple[tuple[Monomial, Fraction], ...] = (((), Fraction(1)),)
+
+
 @dataclass(frozen=True, slots=True)
 class Polynomial:
     """Coefficients by monomial; a monomial lists its unknowns with repetition, in one fixed order."""
@@ -17,7 +20,9 @@ class Polynomial:
 
     @staticmethod
     def of(terms: Mapping[Monomial, Fraction]) -> "Polynomial":
-        kept = [(monomial, value) for monomial, value in terms.items() if value != 0]
+        kept = [(monomial, value) for monomial, value in terms.items() if value]
+        if len(kept) < 2:
+            return Polynomial(tuple(kept))
         return Polynomial(tuple(sorted(kept, key=lambda term: (len(term[0]), str(term[0])))))
 
     @staticmethod
@@ -35,9 +40,13 @@ class Polynomial:
         return Polynomial.of(total)
 
     def __sub__(self, other: "Polynomial") -> "Polynomial":
-        return self + other * Polynomial.constant(-1)
+        return self + Polynomial(tuple((monomial, -value) for monomial, value in other.terms))
 
     def __mul__(self, other: "Polynomial") -> "Polynomial":
+        if other.terms == _ONE:
+            return self
+        if self.terms == _ONE:
+            return other
         total: dict[Monomial, Fraction] = {}
         for one, first in self.terms:
             for two, second in other.terms:

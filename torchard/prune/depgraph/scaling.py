@@ -87,9 +87,9 @@ class _Lineage:
         self.made: dict[int, Step] = {}
         self.used: dict[int, list[Step]] = {}
         for step in steps:
-            for tensor in step.results():
+            for tensor in step.results:
                 self.made.setdefault(id(tensor), step)
-            for tensor in step.operands():
+            for tensor in step.operands:
                 self.used.setdefault(id(tensor), []).append(step)
 
     def parts(self, tensor: Tensor, site: Step) -> tuple[Part, ...]:
@@ -129,7 +129,7 @@ class _Lineage:
         if step.name in _AFFINE or _gain(step, self) is not None:
             yield step
         elif step.name in _FOLLOWED:
-            for operand in step.operands():
+            for operand in step.operands:
                 yield from self._sources(operand)
 
     def _rows(self, tensor: Tensor, source: Step, feature: int) -> set[int]:
@@ -145,14 +145,14 @@ class _Lineage:
         if step is None or step.name not in _FOLLOWED:
             return []
         found = []
-        for operand in step.operands():
+        for operand in step.operands:
             for number in self._numbers(operand, source, feature):
                 found += [n for out, n in _carried(step, operand, number) if out is tensor]
         return found
 
     def _feeds(self, source: Step, feature: int, rows: set[int], site: Step) -> list[tuple[str, int]] | None:
         """Biases added on the way if the rows of ``source`` reach ``site``, linearly, and nothing else."""
-        start = source.results()[0]
+        start = source.results[0]
         reached, passed = {id(start)}, [site]
         biases: list[tuple[str, int]] = []
         pending = [(start, _numbered(start, feature))]
@@ -167,7 +167,7 @@ class _Lineage:
                     passed.append(step)
                 else:
                     return None
-                carried = _carried(step, tensor, number) if step.results()[0] is not tensor else []
+                carried = _carried(step, tensor, number) if step.results[0] is not tensor else []
                 onward = [found for found in carried if rows & _values(found[1])]
                 if step.name in _PRODUCTS:
                     onward = onward[:1]  # one of the rows stands for all
@@ -187,7 +187,7 @@ class _Lineage:
 
 def _is_linear_in(step: Step, reached: set[int]) -> bool:
     """Whether a result is scaled by exactly the factor by which the operands reached are."""
-    given = [id(operand) in reached for operand in step.operands()]
+    given = [id(operand) in reached for operand in step.operands]
     if step.name in ("aten.add", "aten.sub"):
         return all(given) or not any(given)
     if step.name == "aten.div":
@@ -204,7 +204,7 @@ def _numbered(tensor: Tensor, feature: int) -> Tensor:
 
 def _carried(step: Step, operand: Tensor, number: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Results of a step with the features their elements are made of, as far as ``operand`` gives them."""
-    results = step.results()
+    results = step.results
     if step.name in _KEEPS:
         return [(results[0], number.expand(results[0].shape))]
     if step.name in _PRODUCTS:  # every element of the result is made of many
@@ -234,7 +234,7 @@ def _swapped(value: Any, operand: Tensor, number: Tensor) -> Any:
 def _affine(step: Step, lineage: _Lineage) -> tuple[int, list[tuple[str, int]]] | None:
     """The dimension of an affine step's features and its parameters, if all are parameters used once."""
     if (gain := _gain(step, lineage)) is not None:
-        return step.results()[0].dim() - 1, [gain]
+        return step.results[0].dim() - 1, [gain]
     weight, bias, feature = _AFFINE[step.name]
     if step.arguments.get("transposed"):
         return None
@@ -247,13 +247,13 @@ def _affine(step: Step, lineage: _Lineage) -> tuple[int, list[tuple[str, int]]] 
             return None
         name, dim = parameter
         found.append((name, 0 if step.name == "aten.convolution" else dim))
-    return (feature % step.results()[0].dim(), found) if found else None
+    return (feature % step.results[0].dim(), found) if found else None
 
 
 def _gain(step: Step, lineage: _Lineage) -> tuple[str, int] | None:
     """The parameter of a norm written by hand: a vector that multiplies the last dimension."""
     if step.name == "aten.mul":
-        for operand in step.operands():
+        for operand in step.operands:
             if id(operand) in lineage.names and operand.dim() == 1 and operand.numel() > 1:
                 return lineage.parameter(operand)
     return None

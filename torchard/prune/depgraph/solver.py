@@ -220,15 +220,17 @@ def _definitions(relations: Sequence[Relation], owned: set[Axis]) -> dict[Unknow
     )
     progress = True
     while progress:
-        progress = False
+        progress, left = False, []
         for polynomial in pending:
             current = polynomial.substitute(values)
             unknowns = _open(current, owned)
             if len(unknowns) == 1 and (found := current.solve_for(*unknowns)) is not None:
                 (unknown,) = unknowns
-                values = {name: value.substitute({unknown: found}) for name, value in values.items()}
-                values[unknown] = found
+                values[unknown] = found  # in owned axes alone: it was the only unknown left
                 progress = True
+            elif unknowns:
+                left.append(current)
+        pending = left
     return values
 
 

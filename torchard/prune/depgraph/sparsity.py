@@ -81,7 +81,7 @@ def penalised_groups(graph: DimGraph, ignore: Iterable[str | nn.Module] = ()) ->
 
 
 def _columns(member: Member) -> tuple[Tensor, Tensor]:
-    positions, units = zip(*member.pairs)
+    positions, units = member.places
     return torch.tensor(positions), torch.tensor(units)
 
 

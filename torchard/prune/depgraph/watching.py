@@ -3,16 +3,16 @@
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from torchard.prune.depgraph.algebra import Node, cut
+from torchard.prune.depgraph.hollow import Hollow
 from torchard.prune.depgraph.ledger import Dims, Ledger
 from torchard.prune.depgraph.sizes import (
     Apply,
@@ -20,6 +20,7 @@ from torchard.prune.depgraph.sizes import (
     Notebook,
     Scaling,
     SizeOf,
+    Tracked,
     TrackedFloat,
     TrackedInt,
     tracked_sqrt,
@@ -29,9 +30,9 @@ from torchard.prune.depgraph.sizes import (
 class Watcher(TorchFunctionMode):
     """Replace the elements of every shape by tracked integers, and note equations where sizes are used."""
 
-    def __init__(self, ledger: Ledger, notebook: Notebook) -> None:
+    def __init__(self, ledger: Ledger, notebook: Notebook, hollow: Hollow | None = None) -> None:
         super().__init__()
-        self.ledger, self.notebook = ledger, notebook
+        self.ledger, self.notebook, self.hollow = ledger, notebook, hollow
         self.entered = 0  # operations recorded when the present call began
 
     def __torch_function__(
@@ -39,10 +40,12 @@ class Watcher(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         before = self.entered = self.ledger.index
-        out = func(*args, **kwargs)
-        if _is_shape(func):
-            return self._tracked_shape(args[0], out)
         name = getattr(func, "__name__", "")
+        if name in _LEAVES_TORCH and self.hollow is not None and self.hollow.holds(args[0]):
+            self.hollow.refuse(name)
+        out = func(*args, **kwargs)
+        if name == "__get__":
+            return self._tracked_shape(args[0], out) if _is_shape(func) else out
         if name == "size":
             return self._tracked_size(args, kwargs, out)
         if name == "numel" and isinstance(out, int):
@@ -80,18 +83,33 @@ class Watcher(TorchFunctionMode):
 
     def _note_scalings(self, name: str, args: Sequence[Any], kwargs: dict[str, Any], before: int) -> None:
         arithmetic = name.strip("_").removeprefix("r").removeprefix("i") in _ARITHMETIC
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, TrackedFloat) or (isinstance(leaf, TrackedInt) and arithmetic):
+        for leaf in _tracked_in((*args, *kwargs.values())):
+            if arithmetic or isinstance(leaf, TrackedFloat):
                 value = leaf.real if isinstance(leaf, TrackedFloat) else int.__int__(leaf)
                 self.notebook.scalings.append(Scaling(leaf.expression, value, before, self.ledger.index))
 
 
+def _tracked_in(values: Iterable[Any]) -> list[TrackedInt | TrackedFloat]:
+    """Every tracked number among the arguments of a call."""
+    found: list[TrackedInt | TrackedFloat] = []
+    for value in values:
+        if isinstance(value, Tracked):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _tracked_in(value)
+        elif isinstance(value, dict):
+            found += _tracked_in(value.values())
+    return found
+
+
 @contextlib.contextmanager
-def tracked_attributes(model: nn.Module, notebook: Notebook) -> Iterator[None]:
+def tracked_attributes(modules: Mapping[str, nn.Module], notebook: Notebook) -> Iterator[None]:
     """Let every integer attribute of every module remember its name for the while."""
     changed: list[tuple[nn.Module, str, Any]] = []
-    for path, module in model.named_modules():
+    for path, module in modules.items():
         for name, value in list(vars(module).items()):
+            if type(value) not in _MAY_HOLD_SIZES:
+                continue
             tracked = _tracked_attribute(path, name, value, notebook)
             if tracked is not None:
                 changed.append((module, name, value))
@@ -130,6 +148,7 @@ def transparent_python() -> Iterator[None]:
 
 
 _BATCH_CHECK = "_verify_batch_size"
+_LEAVES_TORCH = {"tolist", "numpy", "__array__", "__dlpack__"}  # values go where no operation is seen
 
 
 class _FloatType(type):
@@ -173,6 +192,7 @@ def _tracked_attribute(path: str, name: str, value: Any, notebook: Notebook) -> 
     return None
 
 
+_MAY_HOLD_SIZES = {int, tuple, list}
 _ARITHMETIC = {"add", "sub", "mul", "div", "truediv", "true_divide", "pow", "multiply", "divide", "subtract"}
 
 
@@ -207,7 +227,7 @@ def _filled(watcher: Watcher, name: str, args: Sequence[Any], kwargs: dict[str, 
 
 def _counted(watcher: Watcher, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     """arange and the like: a size that makes distinct elements may not change."""
-    for value in tree_leaves((args, kwargs)):
+    for value in _tracked_in((*args, *kwargs.values())):
         if isinstance(value, TrackedInt):
             watcher.notebook.equate(value, int.__int__(value), name)
 

@@ -201,7 +201,7 @@ def _is_of(group: Group, name: str, units: int, span: int) -> bool:
     if group.size != units or group.tags:
         return False
     members = [member for member in group.members if (member.name, member.dim) == (name, 1)]
-    return any(all(unit == place // span for place, unit in member.pairs) for member in members)
+    return any(all(unit == place // span for place, unit in zip(*member.places)) for member in members)
 
 
 def _module(model: nn.Module, name: str, what: str) -> nn.Module:

@@ -57,7 +57,7 @@ def _rest(op: Op) -> list[Dims | None]:
 @rule("aten._native_multi_head_attention", "aten._transformer_encoder_layer_fwd")
 def fused(op: Op) -> Outcome:
     """Opaque kernels, switched off while tracing; frozen should they appear all the same."""
-    for tensor in op.tensors():
+    for tensor in op.operands:
         for node in op.ledger.dims(tensor):
             op.fix(node, "an opaque attention kernel")
     return fixed_results(op)

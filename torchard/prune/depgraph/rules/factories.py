@@ -29,7 +29,7 @@ def constant_like(op: Op) -> Outcome:
 @rule("aten.bincount", "aten.histc", "aten.bucketize", "aten.searchsorted", "torchvision.nms")
 def told_apart(op: Op) -> Outcome:
     """Every element of the result differs from its neighbours, and so do those it was made from."""
-    for tensor in op.tensors():
+    for tensor in op.operands:
         for node in op.ledger.dims(tensor):
             op.fix(node)
     return fixed_results(op)

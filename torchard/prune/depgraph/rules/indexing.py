@@ -157,7 +157,7 @@ def _masked(op: Op, dims: Dims) -> Dims:
         for node in (*dims[:rank], *op.ledger.dims(indices[0])):
             op.fix(node, "a mask chooses by value")
         return [Fixed(op.out.shape[0]), *dims[rank:]]
-    for tensor in op.tensors():
+    for tensor in op.operands:
         for node in op.ledger.dims(tensor):
             op.fix(node, "a mask chooses by value")
     return fixed_dims(op.out.shape)
@@ -193,7 +193,7 @@ def index_put(op: Op) -> Outcome:
 
 @rule("aten.masked_select")
 def masked_select(op: Op) -> Outcome:
-    for tensor in op.tensors():
+    for tensor in op.operands:
         for node in op.ledger.dims(tensor):
             op.fix(node, "a mask chooses by value")
     return fixed_results(op)
@@ -201,7 +201,7 @@ def masked_select(op: Op) -> Outcome:
 
 @rule("aten.masked_scatter", "aten.masked_scatter_", "aten.put", "aten.take")
 def by_place(op: Op) -> Outcome:
-    for tensor in op.tensors():
+    for tensor in op.operands:
         for node in op.ledger.dims(tensor):
             op.fix(node, _ADDRESSED)
     return fixed_results(op)

@@ -30,7 +30,7 @@ from torchard.prune.depgraph.rules.registry import Op, Outcome, rule
 def pointwise(op: Op) -> Outcome:
     """Align from the right; dimensions that are not broadcast lose the same elements."""
     results = op.out if isinstance(op.out, (tuple, list)) else [op.out]
-    aligned = [broadcast(op, op.tensors(), result.shape) for result in results if isinstance(result, Tensor)]
+    aligned = [broadcast(op, op.operands, result.shape) for result in results if isinstance(result, Tensor)]
     return aligned[0] if isinstance(op.out, Tensor) else aligned
 
 

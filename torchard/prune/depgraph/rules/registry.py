@@ -1,12 +1,12 @@
 """How a rule says what an ATen operation does to dimensions, and where rules are kept."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from torchard.prune.depgraph.algebra import Fixed, Node, freeze, leaves, unify
 from torchard.prune.depgraph.ledger import Call, Dims, Ledger
@@ -37,14 +37,11 @@ class Op:
     """One call of an ATen operation: arguments by their schema names, result, and the table to write to."""
 
     func: Any
+    name: str  # "aten.mm": without the overload
     arguments: dict[str, Any]
+    operands: list[Tensor]  # every tensor among the arguments
     out: Any
     ledger: Ledger
-
-    @property
-    def name(self) -> str:
-        """``"aten.mm"``: the operation without its overload."""
-        return self.func._schema.name.replace("::", ".")
 
     def __getitem__(self, argument: str) -> Any:
         return self.arguments[argument]
@@ -59,10 +56,6 @@ class Op:
     def dims(self, argument: str) -> Dims:
         """The dimensions of a tensor argument."""
         return list(self.ledger.dims(self.arguments[argument]))
-
-    def tensors(self) -> list[Tensor]:
-        """Every tensor among the arguments."""
-        return [leaf for leaf in tree_leaves(self.arguments) if isinstance(leaf, Tensor)]
 
     def dim(self, argument: str = "dim", rank: int | None = None) -> int:
         """An argument that names one dimension, counted from the left."""
@@ -117,25 +110,41 @@ def as_results(outcome: Outcome, out: Any) -> list[Dims | None]:
 
 def bind_arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments by schema name, defaults filled in."""
-    bound: dict[str, Any] = {}
-    for place, argument in enumerate(func._schema.arguments):
-        if place < len(args):
-            bound[argument.name] = args[place]
-        elif argument.name in kwargs:
-            bound[argument.name] = kwargs[argument.name]
-        elif argument.has_default_value():
-            bound[argument.name] = argument.default_value
+    names, defaults = _signature(func)
+    bound = dict(zip(names, args))
+    if len(args) == len(names):
+        return bound
+    for name in names[len(args) :]:
+        if name in kwargs:
+            bound[name] = kwargs[name]
+        elif name in defaults:
+            bound[name] = defaults[name]
     return bound
+
+
+@functools.cache
+def name_of(func: Any) -> str:
+    """``"aten.mm"``: an operation without its overload."""
+    return func._schema.name.replace("::", ".")
+
+
+@functools.cache
+def _signature(func: Any) -> tuple[list[str], dict[str, Any]]:
+    """Names of all arguments, and the defaults there are. To ask torch for them takes long."""
+    arguments = func._schema.arguments
+    defaults = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    return [argument.name for argument in arguments], defaults
 
 
 def find_rule(func: Any) -> Rule | None:
     """The rule of an operation: registered under its name, or the pointwise rule where torch tags it so."""
-    name = func._schema.name.replace("::", ".")
+    name = name_of(func)
     if name in RULES:
         return RULES[name]
     return RULES["pointwise"] if _is_pointwise(func, name) else None
 
 
+@functools.cache
 def _is_pointwise(func: Any, name: str) -> bool:
     if torch.Tag.pointwise in func.tags:
         return True

@@ -231,7 +231,7 @@ def repeat_interleave(op: Op) -> Outcome:
 
 
 def _all_fixed(op: Op) -> Dims:
-    for tensor in op.tensors():
+    for tensor in op.operands:
         for node in op.ledger.dims(tensor):
             op.fix(node)
     return fixed_dims(op.out.shape)
