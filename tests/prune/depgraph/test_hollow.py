@@ -30,6 +30,22 @@ CALLS = {
         *(A.convolution.default, MAPS, torch.randn(6, 4, 3, 2), None),
         *((2, 3), (1, 0), (1, 2), True, (1, 2), 2),
     ),
+    "of a part of channels last": (
+        *(
+            A.convolution.default,
+            torch.randn(1, 9, 7, 10).permute(0, 3, 1, 2)[:, :6],
+            torch.randn(4, 6, 3, 3),
+        ),
+        *(None, *PLAIN),
+    ),
+    "of tokens": (  # like channels last, but for the stride of the batch
+        *(
+            A.convolution.default,
+            torch.randn(1, 63, 6).transpose(1, 2).view(1, 6, 9, 7),
+            torch.randn(6, 1, 3, 3),
+        ),
+        *(None, (1, 1), (1, 1), (1, 1), False, (0, 0), 6),
+    ),
     "in one dimension": (
         *(A.convolution.default, torch.randn(2, 3, 9), torch.randn(4, 3, 5), None),
         *((2,), (1,), (1,), False, (0,), 1),
@@ -59,6 +75,16 @@ CALLS = {
         *(torch.randn(2, 3, 5, 8), torch.randn(2, 3, 6, 8), torch.randn(2, 3, 6, 8)),
     ),
     "activation": (A.gelu.default, LAST),
+    "activation of a part": (A.relu.default, torch.randn(1, 9, 4, 5)[:, :6]),
+    "activation of a part of channels last": (
+        A.relu.default,
+        torch.randn(1, 9, 7, 10).permute(0, 3, 1, 2)[:, :6],
+    ),
+    "activation of one place": (A.relu.default, torch.randn(1, 1, 1, 8).permute(0, 3, 1, 2)),
+    "batch norm of a part": (
+        *(A.native_batch_norm.default, torch.randn(2, 9, 4, 5)[:, :6]),
+        *(*[torch.ones(6)] * 4, False, 0.1, 1e-5),
+    ),
     "softmax": (A._softmax.default, ROWS.transpose(1, 2), -1, False),
     "clone": (A.clone.default, LAST),
     "attention of a transpose": (

@@ -157,7 +157,7 @@ def _batch_norm(of: Arguments) -> tuple[Tensor, ...] | None:
     given = [of.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
     if of.get("training", False) or not all(t is None or tuple(t.shape) == channels for t in given):
         return None
-    return torch.empty_like(inputs), inputs.new_empty(0), inputs.new_empty(0)
+    return _like_result(inputs), inputs.new_empty(0), inputs.new_empty(0)
 
 
 def _layer_norm(of: Arguments) -> tuple[Tensor, ...] | None:
@@ -188,7 +188,7 @@ def _softmax(of: Arguments) -> Tensor:
 
 
 def _like(of: Arguments) -> Tensor | None:
-    return torch.empty_like(of["self"]) if of["self"].is_floating_point() else None
+    return _like_result(of["self"]) if of["self"].is_floating_point() else None
 
 
 def _in_place(of: Arguments) -> Tensor:
@@ -206,17 +206,12 @@ def _both(of: Arguments) -> Tensor | None:
     if not one.is_floating_point():
         return None
     if not isinstance(other, Tensor):
-        return torch.empty_like(one) if isinstance(other, (int, float)) else None
+        return _like_result(one) if isinstance(other, (int, float)) else None
     if not _alike(one, other):
         return None
     if one.shape == other.shape and one.stride() == other.stride():
-        return torch.empty_like(one)
-    made = _without_memory(one) * _without_memory(other)  # torch knows which operand decides on the layout
-    return torch.empty_strided(made.shape, made.stride(), dtype=one.dtype, device=one.device)
-
-
-def _without_memory(tensor: Tensor) -> Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), device="meta")
+        return _like_result(one)
+    return _with_memory(_without_memory(one) * _without_memory(other), one)
 
 
 def _both_in_place(of: Arguments) -> Tensor | None:
@@ -239,6 +234,22 @@ def _cat(of: Arguments) -> Tensor | None:
     return first.new_empty(*first.shape[:at], size, *first.shape[at + 1 :]) if first.dim() else None
 
 
+def _like_result(tensor: Tensor) -> Tensor:
+    """What an operation on each element returns: dense, in the order of its operand."""
+    if tensor.is_contiguous():
+        return tensor.new_empty(tensor.shape)
+    return _with_memory(_without_memory(tensor).neg(), tensor)
+
+
+def _without_memory(tensor: Tensor) -> Tensor:
+    """A tensor of this layout with which torch only reckons, as it knows best what decides on a result's."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), device="meta")
+
+
+def _with_memory(made: Tensor, like: Tensor) -> Tensor:
+    return torch.empty_strided(made.shape, made.stride(), dtype=like.dtype, device=like.device)
+
+
 def _alike(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.device == other.device
 
@@ -249,13 +260,22 @@ def _adds_to(tensor: Tensor, out: Tensor) -> bool:
 
 
 def _layout(*tensors: Tensor) -> torch.memory_format:
-    """Channels last if one of the tensors is."""
-    rank = tensors[0].dim()
-    last = torch.channels_last if rank == 4 else torch.channels_last_3d
-    for tensor in tensors if rank in (4, 5) else ():
-        if not tensor.is_contiguous() and tensor.is_contiguous(memory_format=last):
-            return last
-    return torch.contiguous_format
+    """Channels last if one of the tensors is, as torch decides it for a convolution."""
+    last = torch.channels_last if tensors[0].dim() == 4 else torch.channels_last_3d
+    return last if any(_is_channels_last(tensor) for tensor in tensors) else torch.contiguous_format
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    """Whether strides grow from channels over columns, rows, … to the batch."""
+    if tensor.dim() not in (4, 5):
+        return False
+    least, sizes, strides = 0, tensor.shape, tensor.stride()
+    for place in (1, *range(tensor.dim() - 1, 1, -1), 0):
+        ambiguous = place == 0 and least == strides[1]
+        if not sizes[place] or strides[place] < least or ambiguous:
+            return False
+        least = strides[place] * sizes[place]
+    return strides[1] > 0
 
 
 Sketch = Callable[[Arguments], Any]
