@@ -100,6 +100,7 @@ CALLS = {
         torch.randn(5, 2, 8).transpose(0, 1),
     ),
     "with a number": (A.div.Tensor, LAST, 3),
+    "of one image with a number": (A.div.Tensor, torch.randn(1, 63, 6).transpose(1, 2).view(1, 6, 9, 7), 3.0),
     "laid end to end": (A.cat.default, [MAPS, torch.randn(2, 1, 9, 7)], 1),
 }
 

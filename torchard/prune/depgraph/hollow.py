@@ -206,7 +206,7 @@ def _both(of: Arguments) -> Tensor | None:
     if not one.is_floating_point():
         return None
     if not isinstance(other, Tensor):
-        return _like_result(one) if isinstance(other, (int, float)) else None
+        return _with_memory(_without_memory(one) * other, one) if isinstance(other, (int, float)) else None
     if not _alike(one, other):
         return None
     if one.shape == other.shape and one.stride() == other.stride():
