@@ -205,9 +205,9 @@ def _both(of: Arguments) -> Tensor | None:
     one, other = of["self"], of["other"]
     if not one.is_floating_point():
         return None
-    if not isinstance(other, Tensor):
-        return _with_memory(_without_memory(one) * other, one) if isinstance(other, (int, float)) else None
-    if not _alike(one, other):
+    if isinstance(other, (int, float)):
+        return _with_memory(_without_memory(one) * torch.empty((), device="meta"), one)
+    if not isinstance(other, Tensor) or not _alike(one, other):
         return None
     if one.shape == other.shape and one.stride() == other.stride():
         return _like_result(one)
