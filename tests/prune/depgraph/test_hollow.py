@@ -1,11 +1,14 @@
 """A pass without arithmetic: its tensors are like the real ones, and it finds what a real pass finds."""
 
 import contextlib
+import random
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.prune.depgraph.networks import Residual
@@ -127,6 +130,40 @@ def test_what_stands_in_has_size_type_and_layout_of_the_result(what):
     func, *args = CALLS[what]
     memory = [(t.shape, t.dtype, t.stride()) for t in tensors_in((hollowed(func, *args, computed=False),))]
     assert memory == [(t.shape, t.dtype, t.stride()) for t in tensors_in((func(*args),))]
+
+
+def strided(chance: random.Random, shape: list[int]) -> Tensor:
+    """A tensor of ``shape`` in some order of memory, perhaps part of a larger one."""
+    order = chance.sample(range(len(shape)), len(shape))
+    held = [shape[place] + chance.choice((0, 0, 2)) for place in order]
+    whole = torch.zeros(held).permute([order.index(place) for place in range(len(shape))])
+    return whole[tuple(slice(size) for size in shape)]
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_results_of_arithmetic_lie_in_memory_as_torch_lays_them(seed):
+    chance = random.Random(seed)
+    shape = [chance.randint(1, 4) for _ in range(chance.randint(1, 4))]
+    one = strided(chance, [size if chance.random() < 0.8 else 1 for size in shape])
+    other = strided(
+        chance, [size if chance.random() < 0.7 else 1 for size in shape[chance.choice((0, 0, 1)) :]]
+    )
+    calls = [
+        (A.add.Tensor, one, other),
+        (A.mul.Tensor, one, 2.0),
+        (A.relu.default, one),
+        (A.clone.default, one),
+    ]
+    if one.dim() == 4:
+        calls.append((A.convolution.default, one, torch.zeros(2, one.shape[1], 1, 1), None, *PLAIN))
+    for func, *args in calls:
+        assert steps(hollowed(func, *args, computed=False)) == steps(func(*args)), (func, one.stride())
+
+
+def steps(tensor: Tensor) -> list[tuple[int, int]]:
+    """Sizes and strides; those of single elements mean nothing."""
+    return [(size, stride) for size, stride in zip(tensor.shape, tensor.stride()) if size > 1]
 
 
 @pytest.mark.parametrize("func", [A.relu_.default, A.silu_.default, A.mul_.Tensor, A.add_.Tensor])

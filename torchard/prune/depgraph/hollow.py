@@ -182,9 +182,9 @@ def _attention(of: Arguments) -> tuple[Tensor, ...] | None:
     return torch.empty_like(query), query.new_empty(batch, length, heads).transpose(1, 2)
 
 
-def _softmax(of: Arguments) -> Tensor:
+def _softmax(of: Arguments) -> Tensor | None:
     tensor: Tensor = of["self"]
-    return tensor.new_empty(tensor.shape)
+    return None if of["half_to_float"] else tensor.new_empty(tensor.shape)
 
 
 def _like(of: Arguments) -> Tensor | None:
@@ -206,11 +206,15 @@ def _both(of: Arguments) -> Tensor | None:
     if not one.is_floating_point():
         return None
     if isinstance(other, (int, float)):
+        if _decides(one):
+            return one.new_empty(one.shape)
         return _with_memory(_without_memory(one) * torch.empty((), device="meta"), one)
     if not isinstance(other, Tensor) or not _alike(one, other):
         return None
     if one.shape == other.shape and one.stride() == other.stride():
         return _like_result(one)
+    if _decides(one) and torch.broadcast_shapes(one.shape, other.shape) == one.shape:
+        return one.new_empty(one.shape)
     return _with_memory(_without_memory(one) * _without_memory(other), one)
 
 
@@ -241,6 +245,11 @@ def _like_result(tensor: Tensor) -> Tensor:
     return _with_memory(_without_memory(tensor).neg(), tensor)
 
 
+def _decides(tensor: Tensor) -> bool:
+    """Whether the order of dimensions in memory is the usual one, with nothing left to other operands."""
+    return tensor.is_contiguous() and 1 not in tensor.shape[1:] and 0 not in tensor.shape
+
+
 def _without_memory(tensor: Tensor) -> Tensor:
     """A tensor of this layout with which torch only reckons, as it knows best what decides on a result's."""
     return torch.empty_strided(tensor.shape, tensor.stride(), device="meta")
@@ -251,7 +260,7 @@ def _with_memory(made: Tensor, like: Tensor) -> Tensor:
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.device == other.device
+    return one.dtype == other.dtype and one.device == other.device and one.layout == other.layout
 
 
 def _adds_to(tensor: Tensor, out: Tensor) -> bool:
@@ -290,18 +299,8 @@ _SKETCHES: dict[str, Sketch] = {
     "aten.native_layer_norm": _layer_norm,
     "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
 }
-_ACTIVATIONS = (
-    "relu",
-    "silu",
-    "hardswish",
-    "hardtanh",
-    "hardsigmoid",
-    "sigmoid",
-    "tanh",
-    "elu",
-    "leaky_relu",
-)
-_MAPS = ("gelu", "mish", "softplus", "exp", "rsqrt", "sqrt", "neg")
+_ACTIVATIONS = ("relu", "silu", "hardswish", "hardtanh", "hardsigmoid", "sigmoid", "tanh", "elu")
+_MAPS = ("gelu", "mish", "softplus", "leaky_relu", "exp", "rsqrt", "sqrt", "neg")
 # Cheap enough to be worth an answer only where the operands are not there anyway.
 _LIGHT_SKETCHES: dict[str, Sketch] = {
     **{f"aten.{name}": _like for name in (*_ACTIVATIONS, *_MAPS)},
