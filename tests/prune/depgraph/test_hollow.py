@@ -110,9 +110,10 @@ CALLS = {
 
 def hollowed(func, *args, computed=True):
     """The call with every operand hollow, through :class:`Hollow`."""
-    hollow, arguments = Hollow(), bind_arguments(func, args, {})
+    arguments = bind_arguments(func, args, {})
     operands = tensors_in(arguments.values())
-    hollow._mark(operands)
+    hollow = Hollow(operands)
+    hollow._mark(operands, hollow=True)
     run = func if computed else _Never(func)
     return hollow.call(run, name_of(func), args, {}, arguments, operands)
 
@@ -268,6 +269,23 @@ def test_code_that_looks_at_values_gets_a_real_pass(look):
     assert structure(trace(model, example)) == structure(trace(model, example, mode="real"))
 
 
+def test_what_code_keeps_for_later_is_computed():
+    """A table that the model makes of constants alone, by a product, and keeps outside of itself."""
+    kept: list[Tensor] = []
+
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 6)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            kept[:] = kept or [torch.arange(2.0)[:, None] @ torch.arange(6.0)[None]]
+            return self.layer(inputs) + kept[0]
+
+    trace(Keeping(), torch.randn(2, 4), mode="hollow")
+    assert torch.equal(kept[0], torch.outer(torch.arange(2.0), torch.arange(6.0)))
+
+
 def test_an_example_that_does_not_fit_is_refused_as_by_a_real_pass():
     with pytest.raises(ValueError, match="does not run through Residual: RuntimeError"):
         trace(Residual(), torch.randn(1, 4, 12, 12))
@@ -275,8 +293,8 @@ def test_an_example_that_does_not_fit_is_refused_as_by_a_real_pass():
 
 def test_foreign_kernels_are_not_given_what_was_never_written():
     foreign = _Never(A.relu.default)
-    hollow = Hollow()
-    hollow._mark([MAPS])
+    hollow = Hollow([MAPS])
+    hollow._mark([MAPS], hollow=True)
     with pytest.raises(LooksAtValues, match=r"my\.kernel looks at values"):
         hollow.call(foreign, "my.kernel", (MAPS,), {}, {"self": MAPS}, [MAPS])
     assert hollow.looked_at == "my.kernel"

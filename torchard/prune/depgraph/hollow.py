@@ -2,12 +2,12 @@
 
 What depends on what follows from sizes and layouts. Products, convolutions and normalisations need therefore
 not be carried out: each is answered by memory of the right size, type and layout that nobody has written to.
-Such a tensor, and all that is computed from it, is *hollow*. Everything else (positions, masks, tables of
-indices) is computed as usual. Code that looks at the value of a hollow tensor cannot be followed that way
-and is told so by :class:`LooksAtValues`.
+Such a tensor, and all that is computed from it, is *hollow*. What does not depend on the example (positions,
+masks, tables of indices) is computed as usual, since code may keep it for later. Code that looks at the value
+of a hollow tensor cannot be followed that way and is told so by :class:`LooksAtValues`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,15 +23,16 @@ class LooksAtValues(Exception):
 
 
 class Hollow:
-    """Stands in for operations, and knows which tensors were never computed."""
+    """Stands in for operations on ``inputs`` and what comes of them, and knows what was never computed."""
 
-    def __init__(self) -> None:
-        self.storages: set[int] = set()
+    def __init__(self, inputs: Iterable[Tensor]) -> None:
+        self.fed = {address_of(tensor) for tensor in inputs} - {0}  # storages that depend on the inputs
+        self.unwritten: set[int] = set()  # those of them that are hollow
         self.looked_at = ""  # the operation that needed values, if there was one
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether the values of ``tensor`` are not those the model would have computed."""
-        return address_of(tensor) in self.storages
+        return address_of(tensor) in self.unwritten
 
     def call(
         self,
@@ -47,18 +48,19 @@ class Hollow:
         Raises:
             LooksAtValues: if the result depends on values that are not there.
         """
-        hollow = any(address_of(tensor) in self.storages for tensor in operands)
+        addresses = {address_of(tensor) for tensor in operands}
+        hollow, fed = not addresses.isdisjoint(self.unwritten), not addresses.isdisjoint(self.fed)
         if hollow and _looks_at_values(func, name, operands, self):
             self.refuse(name)
-        sketch = _SKETCHES.get(name) or (_LIGHT_SKETCHES.get(name) if hollow else None)
+        sketch = _SKETCHES.get(name) if fed else None
+        sketch = _LIGHT_SKETCHES.get(name, sketch) if hollow else sketch
         out = sketch(arguments) if sketch is not None else None
-        if out is None:
-            out = func(*args, **kwargs)
-            if not hollow:
-                return out
-            if func._schema.is_mutable:
-                self._mark(operands)
-        self._mark(tensors_in((out,)))
+        if out is not None:
+            self._mark(tensors_in((out,)), hollow=True)
+            return out
+        out = func(*args, **kwargs)
+        if fed:
+            self._mark([*tensors_in((out,)), *(operands if func._schema.is_mutable else ())], hollow=hollow)
         return out
 
     def refuse(self, name: str) -> None:
@@ -66,13 +68,13 @@ class Hollow:
         self.looked_at = name
         raise LooksAtValues(f"{name} looks at values")
 
-    def _mark(self, tensors: Sequence[Tensor]) -> None:
+    def _mark(self, tensors: Iterable[Tensor], *, hollow: bool) -> None:
         for tensor in tensors:
             address = address_of(tensor)
-            if address:
-                self.storages.add(address)
-            elif tensor.numel():
+            if hollow and not address and tensor.numel():
                 self.refuse("a tensor without a storage")
+            self.fed |= {address} - {0}
+            self.unwritten |= {address} - {0} if hollow else set()
 
 
 def _looks_at_values(func: Any, name: str, operands: Sequence[Tensor], hollow: Hollow) -> bool:

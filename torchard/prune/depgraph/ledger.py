@@ -124,7 +124,7 @@ def tensors_in(values: Iterable[Any]) -> list[Tensor]:
 
 
 def address_of(tensor: Tensor) -> int:
-    """Where the elements of a tensor begin in memory; 0 if it has none of its own."""
+    """Where the storage of a tensor, which its views share, begins in memory; 0 if there is none."""
     if isinstance(tensor, FakeTensor):
         return 0
     try:

@@ -44,10 +44,11 @@ def trace(
     tensors whose features may be removed too.
 
     ``mode`` says how much of the pass is computed. ``"hollow"`` leaves out products, convolutions and
-    normalisations, whose sizes are known without them: the time then hardly depends on how large the model
-    is. ``"fake"`` allocates nothing at all, also on the meta device, and takes longer for a small model.
-    Neither can follow code that looks at values, for which there is ``"real"``, a whole pass. ``"auto"``
-    takes hollow, above two gigabytes of parameters fake, and a real pass where that fails.
+    normalisations of what ``example_inputs`` becomes, whose sizes are known without them: the time then
+    hardly depends on how large the model is. ``"fake"`` allocates nothing at all, also on the meta device,
+    and takes longer for a small model. Neither can follow code that looks at values, for which there is
+    ``"real"``, a whole pass. ``"auto"`` takes hollow, above two gigabytes of parameters fake, and a real
+    pass where that fails.
 
     Raises:
         ValueError: if the model has no parameters, is of a kind that cannot be cut (scripted, quantised,
@@ -81,7 +82,7 @@ def _traced(
 ) -> DimGraph:
     ledger, notebook = Ledger(), Notebook()
     shapes = FakeTensorMode(allow_non_fake_inputs=True) if mode == "fake" else None
-    hollow = Hollow() if mode == "hollow" else None
+    hollow: Hollow | None = None
 
     @contextmanager
     def watched() -> Iterator[None]:
@@ -95,7 +96,8 @@ def _traced(
             ledger.record_new(tensor)
         if shapes is not None:
             example_inputs = tree_map(_without_data(shapes), example_inputs)
-        _record_inputs(ledger, example_inputs)
+        inputs = _record_inputs(ledger, example_inputs)
+        hollow = Hollow(inputs) if mode == "hollow" else None
         try:
             with watched():
                 outputs = call(model, example_inputs, forward)
@@ -239,10 +241,12 @@ def quiet_kernels() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _record_inputs(ledger: Ledger, example_inputs: Examples) -> None:
-    for leaf in tree_leaves(dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs):
-        if isinstance(leaf, Tensor):
-            ledger.record_constant(leaf, "model input")
+def _record_inputs(ledger: Ledger, example_inputs: Examples) -> list[Tensor]:
+    given = tree_leaves(dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs)
+    inputs = [leaf for leaf in given if isinstance(leaf, Tensor)]
+    for tensor in inputs:
+        ledger.record_constant(tensor, "model input")
+    return inputs
 
 
 def _freeze_outputs(ledger: Ledger, outputs: Any, prunable: Sequence[int]) -> None:
