@@ -22,7 +22,7 @@ from torchard.prune.depgraph.cutting import apply, mask
 from torchard.prune.depgraph.decision import Plan
 from torchard.prune.depgraph.graph import DimGraph
 from torchard.prune.depgraph.ledger import Call, Dims
-from torchard.prune.depgraph.rules.registry import bind_arguments
+from torchard.prune.depgraph.rules.registry import bind_arguments, name_of
 from torchard.prune.depgraph.sizes import Scaling, evaluate
 from torchard.prune.depgraph.tracer import UNCOUNTED, Examples, call, flat_outputs, quiet_kernels, trace
 
@@ -118,7 +118,7 @@ class Replay(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name = func._schema.name.replace("::", ".")
+        name = name_of(func)
         if name in UNCOUNTED:
             return func(*args, **(kwargs or {}))
         index, self.index = self.index, self.index + 1

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from torchard.prune.depgraph.algebra import Axis
-from torchard.prune.depgraph.ledger import Ledger, Step
+from torchard.prune.depgraph.ledger import Ledger, Step, tensors_in
 from torchard.prune.depgraph.sizes import Apply, AttributeKey, Expression, Notebook, SizeOf, evaluate
 
 
@@ -212,7 +211,7 @@ def _carried(step: Step, operand: Tensor, number: Tensor) -> list[tuple[Tensor, 
     if step.name in _VIEWS:  # of what need not be contiguous here
         return [(results[0], number.reshape(results[0].shape))]
     arguments = {name: _swapped(value, operand, number) for name, value in step.arguments.items()}
-    made = [leaf for leaf in tree_leaves(step.func(**arguments)) if isinstance(leaf, Tensor)]
+    made = tensors_in((step.func(**arguments),))
     return list(zip(results, made, strict=True))
 
 
