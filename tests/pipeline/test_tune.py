@@ -38,6 +38,13 @@ def test_near_equals_are_told_apart_by_likelihood_and_it_is_said(task):
     assert "90.1%" in note
 
 
+def test_a_metric_is_clearly_better_by_more_than_two_standard_errors(task):
+    error = (0.8 * 0.2 / len(task.validation)) ** 0.5
+    for errors, chosen in ((1.9, "full"), (2.1, "probe")):
+        validations = {"probe": found(0.8, 0.5), "full": found(0.8 - errors * error, 0.3)}
+        assert choose(validations, task) == chosen
+
+
 @pytest.mark.parametrize("name", ["mobilenetv2_100", "resnet18", "vit_tiny_patch16_224"])
 def test_the_lower_layers_are_frozen_and_the_classifier_is_not(name):
     model = timm.create_model(name)

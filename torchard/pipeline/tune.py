@@ -32,6 +32,7 @@ from torchard.tune.tune_mode import TuneMode, find_pairs
 TENSORS = "tuned.safetensors"
 HEAD_SCALE = 0.1  # of the random classifier: small, so that it does not push the layers below about
 TRIAL = 0.04  # of the stage's time, for each way that is tried
+TIE_ERRORS = 2.0  # metrics closer than so many standard errors are called near, as in ranking
 TYPICAL = 128  # pixels at which the first pace is measured: near enough to any size that may be chosen
 
 
@@ -114,7 +115,7 @@ def choice_notes(validations: Mapping[str, Mapping[str, Any]], chosen: str, task
     score = f"validation {task.metric.replace('_', ' ')} ({float(validations[best][task.metric]):.1%})"
     theirs, ours = (float(validations[name]["nll"]) for name in (best, chosen))
     return [
-        f"The {best} has a higher {score}, but by less than one standard error; "
+        f"The {best} has a higher {score}, but by less than two standard errors; "
         f"{chosen} is the likelier (negative log-likelihood {ours:.3f} against {theirs:.3f})."
     ]
 
@@ -133,14 +134,14 @@ def freeze_lower(model: nn.Module) -> None:
 
 
 def choose(validations: Mapping[str, Mapping[str, Any]], task: Task) -> str:
-    """Return the name with the best validation metric; among those within one standard error, the likeliest.
+    """Return the name with the best validation metric; among those within two standard errors, the likeliest.
 
     The likelihood tells near-equals apart better than a metric that counts a few hundred images.
     """
     scores = {name: float(found[task.metric] or 0) for name, found in validations.items()}
     best = max(scores.values())
     error = math.sqrt(best * (1 - best) / len(task.validation))
-    near = [name for name, score in scores.items() if score >= best - error]
+    near = [name for name, score in scores.items() if score >= best - TIE_ERRORS * error]
     return min(near, key=lambda name: float(validations[name]["nll"]))
 
 
