@@ -32,7 +32,7 @@ from torchard.tune.tune_mode import TuneMode, find_pairs
 TENSORS = "tuned.safetensors"
 HEAD_SCALE = 0.1  # of the random classifier: small, so that it does not push the layers below about
 TRIAL = 0.04  # of the stage's time, for each way that is tried
-TIE_ERRORS = 2.0  # metrics closer than so many standard errors are called near, as in ranking
+NEAR = 2.0  # standard errors of the best metric; of a difference between two metrics about 1.4
 TYPICAL = 128  # pixels at which the first pace is measured: near enough to any size that may be chosen
 
 
@@ -141,7 +141,7 @@ def choose(validations: Mapping[str, Mapping[str, Any]], task: Task) -> str:
     scores = {name: float(found[task.metric] or 0) for name, found in validations.items()}
     best = max(scores.values())
     error = math.sqrt(best * (1 - best) / len(task.validation))
-    near = [name for name, score in scores.items() if score >= best - TIE_ERRORS * error]
+    near = [name for name, score in scores.items() if score >= best - NEAR * error]
     return min(near, key=lambda name: float(validations[name]["nll"]))
 
 
