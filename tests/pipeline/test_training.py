@@ -3,13 +3,25 @@
 import math
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional
 
 from torchard.core.callback import TrainingRun
 from torchard.core.data import Batch
-from torchard.pipeline.training import Distil, Frozen, GrowingImages, distillation_loss, warm_cosine
+from torchard.pipeline.fusion import fuse_, fuse_frozen_
+from torchard.pipeline.training import (
+    VALIDATIONS,
+    Distil,
+    Frozen,
+    GrowingImages,
+    distillation_loss,
+    validated_after,
+    warm_cosine,
+)
+from torchard.pipeline.tune import freeze_lower
+from torchard.tune.tune_mode import mode_of
 
 
 def run_of(model: nn.Module, fraction: float = 0.0) -> TrainingRun:
@@ -70,3 +82,43 @@ def test_the_rate_rises_for_a_tenth_and_ends_at_nothing():
     assert warm_cosine(0.0) == pytest.approx(0.01)
     assert warm_cosine(0.1) == pytest.approx(0.5 * (1 + math.cos(0.1 * math.pi)))
     assert warm_cosine(1.0) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("each", "steps"), [(52, 517), (10, 300), (100, 40), (7, 7), (1, 3)])
+def test_validation_comes_at_most_so_often_and_at_the_end(each, steps):
+    ends = [*range(each, steps, each), steps]  # of the epochs
+    chosen = [step for step in ends if validated_after(step, steps, each=each)]
+    assert chosen[-1] == steps
+    assert min(len(ends), VALIDATIONS) - 1 <= len(chosen) <= VALIDATIONS
+
+
+def test_frozen_norms_compute_within_their_convolutions_and_change_nothing():
+    torch.manual_seed(0)
+    model, images = timm.create_model("mobilenetv2_035", num_classes=2).eval(), torch.randn(2, 3, 64, 64)
+    names = list(model.state_dict())
+    before = model(images)
+    freeze_lower(model)
+    fuse_frozen_(model)
+    fused = [name for name, mode in mode_of(model).items() if mode == "tune"]
+    assert fused
+    assert not any(
+        parameter.requires_grad for name in fused for parameter in model.get_submodule(name).parameters()
+    )
+    torch.testing.assert_close(model(images), before, rtol=1e-4, atol=1e-4)
+    assert list(model.state_dict()) == names
+
+
+def test_the_teacher_is_itself_again_after_the_training():
+    teacher = timm.create_model("resnet18", num_classes=2).eval()
+    mixed = Distil(teacher)
+    mixed.on_fit_start(run_of(nn.Linear(1, 1)))
+    assert set(mode_of(teacher).values()) == {"tune"}
+    mixed.on_fit_end(run_of(nn.Linear(1, 1)))
+    assert set(mode_of(teacher).values()) == {"eval"}
+
+
+def test_a_model_without_batch_norms_is_left_alone():
+    model = nn.Sequential(nn.Linear(2, 2))
+    fuse_(model)
+    fuse_frozen_(model)
+    assert mode_of(model) == {}

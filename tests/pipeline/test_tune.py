@@ -9,10 +9,12 @@ import pytest
 import timm
 
 from torchard.core.data import InputSpec, load_task
+from torchard.pipeline.fit import opened
 from torchard.pipeline.job import Job
 from torchard.pipeline.planning import SMALLEST, Pace, Plan, phase_sizes
+from torchard.pipeline.settings import Settings
 from torchard.pipeline.training import optimizer, train
-from torchard.pipeline.tune import choice_notes, choose, freeze_lower, ways
+from torchard.pipeline.tune import Way, choice_notes, choose, freeze_lower, tune, ways
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +94,21 @@ def test_every_way_trains_what_it_says_and_leaves_an_ordinary_model(task):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "size"), [(1.0, SMALLEST), (1e6, phase_sizes(224)[0])], ids=["no time", "any time"]
+    ("seconds", "sizes"), [(1.0, (SMALLEST,)), (1e6, phase_sizes(224))], ids=["no time", "any time"]
 )
-def test_trials_are_at_the_smallest_size_that_the_time_would_train_at(task, monkeypatch, seconds, size):
+def test_the_input_size_is_what_the_time_trains(task, monkeypatch, seconds, sizes):
     stage = importlib.import_module("torchard.pipeline.tune")  # the package's name is the function's
     monkeypatch.setattr(stage, "_fresh", lambda job, name: None)
     monkeypatch.setattr(stage, "measure_pace", lambda model, size: Pace(size, "no", 0.01))
     job = Mock(spec=Job, task=task, run=Mock(cached=lambda name, key, compute: compute()))
-    assert stage._trial_size(job, "any", InputSpec((224, 224)), seconds).size == (size, size)
+    way = Way("any", 1e-3)
+    assert stage._sizes(job, "any", way, InputSpec((224, 224)), seconds, reason="trials") == sizes
+
+
+def test_the_probe_reads_images_of_the_size_that_training_can_afford(tmp_path):
+    """Else the cut model, which needs training whatever won, would have to be trained at a size too large."""
+    settings = Settings("digits", seconds=30.0, models="mobilenetv2_100")
+    with opened(settings, tmp_path) as job:
+        facts = tune(job, {"chosen": "mobilenetv2_100"}).facts
+    assert facts["input"]["size"] == [facts["plan"]["sizes"][-1]] * 2
+    assert {row["name"] for row in facts["candidates"]} >= {"linear probe", "SSF, trial"}

@@ -132,6 +132,14 @@ def frozen(model: nn.Module, patterns: Patterns | None = None) -> Iterator[nn.Mo
         before.restore()
 
 
+def hold_frozen_(model: nn.Module) -> None:
+    """Put layers of which nothing is trained into eval mode, until the next ``model.train()``."""
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
+
+
 def classifier_name(model: nn.Module) -> str:
     """Return the name of the layer that turns features into class scores.
 

@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from torchard.core.data import InputSpec, Task
 from torchard.core.launch import accelerator_for
-from torchard.core.surgery import flags_kept
+from torchard.core.surgery import flags_kept, hold_frozen_
+from torchard.pipeline.fusion import fuse_
+from torchard.tune.tune_mode import detach
 
 Precision = Literal["no", "bf16"]
 BATCH_SIZE = 32
@@ -92,7 +94,7 @@ def measure_pace(model: nn.Module, size: int, *, batch_size: int = BATCH_SIZE) -
         return Pace(size, precision, OVERHEAD * _seconds(step) / count)
 
     with flags_kept(model.to(device)):
-        model.train()
+        hold_frozen_(model.train())
         exact = half = pace("no", batch_size)
         if pace("bf16", FEW).seconds < pace("no", FEW).seconds:
             half = pace("bf16", batch_size)
@@ -113,9 +115,9 @@ def inference_seconds(model: nn.Module, size: int, precision: Precision) -> floa
         _wait(device)
 
     with flags_kept(model.to(device)):
-        model.eval()
+        fuse_(model.eval())
         seconds = _seconds(step) / BATCH_SIZE
-    model.to("cpu")
+    detach(model).to("cpu")
     return seconds
 
 

@@ -10,7 +10,7 @@ from torchard.pipeline.planning import FEWEST_EPOCHS
 from torchard.select.rank import rank as rank_models
 
 MOST_SAMPLES, FEWEST_SAMPLES = 500, 100
-SECONDS_PER_IMAGE = 0.012  # a middling model at 224 pixels on two cores; only sizes the sample
+SECONDS_PER_IMAGE = 0.025  # a middling model at 224 pixels on two slow cores; only sizes the sample
 TRAINING_COST = 4.0  # of one image, in forward passes: forward, twice that backward, and the optimiser
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
-from torchard.core.data import Split, metrics
+from torchard.core.data import Split
 from torchard.pipeline.job import Job
 from torchard.pipeline.prune import Pruned
-from torchard.pipeline.training import predict_split
+from torchard.pipeline.training import measured, predict_split
 from torchard.pipeline.tune import Tuned
 
 MISTAKES = 12
@@ -79,8 +78,8 @@ def most_confused(
 
 def _measured(job: Job, logits: Float[Tensor, "n c"]) -> dict[str, Any]:
     split, classes = job.task.test, job.task.classes
-    found = metrics(logits, split.targets, classes=classes, groups=split.groups)
+    found = measured(logits, split, classes)
     if len(classes) > MATRIX_CLASSES:
         del found["confusion"]
         found["confused"] = most_confused(logits.argmax(dim=1), split, classes)
-    return found | {"nll": functional.cross_entropy(logits, split.targets).item()}
+    return found

@@ -13,11 +13,16 @@ from torchard.core.average import WeightAverage
 from torchard.core.callback import Callback, TrainingRun
 from torchard.core.data import Batch, InputSpec, Loader, Split, Task, class_weights, default_augment, metrics
 from torchard.core.run import Stage
-from torchard.core.surgery import flags_kept
+from torchard.core.surgery import flags_kept, hold_frozen_
 from torchard.core.trainer import FitResult, Trainer
+from torchard.pipeline.fusion import fuse_
 from torchard.pipeline.planning import Plan, Precision, autocast, device_of
+from torchard.tune.tune_mode import detach
 
 WARMUP = 0.1
+VALIDATIONS = (
+    5  # in a training: what a curve needs; on little data one after each epoch is a seventh of its time
+)
 
 
 class GrowingImages(Callback):
@@ -55,6 +60,7 @@ class Distil(Callback):
 
     def on_fit_start(self, run: TrainingRun) -> None:
         self.teacher.to(device_of(run.model))
+        fuse_(self.teacher)
 
     def on_loss(self, run: TrainingRun, outputs: Tensor, batch: Batch, loss: Tensor) -> Tensor:
         # accelerate's autocast surrounds the student's forward alone.
@@ -63,17 +69,14 @@ class Distil(Callback):
         return (1 - self.weight) * loss + self.weight * distillation_loss(outputs, answers, self.temperature)
 
     def on_fit_end(self, run: TrainingRun) -> None:
-        self.teacher.to("cpu")
+        detach(self.teacher).to("cpu")
 
 
 class Frozen(Callback):
     """Keep layers in eval mode of which nothing is trained, so that their running statistics stay."""
 
     def on_fit_start(self, run: TrainingRun) -> None:
-        for module in run.model.modules():
-            own = list(module.parameters(recurse=False))
-            if own and not any(parameter.requires_grad for parameter in own):
-                module.eval()
+        hold_frozen_(run.model)
 
 
 def distillation_loss(
@@ -116,7 +119,8 @@ def train(
 ) -> FitResult:
     """Train ``model`` in place to its averaged weights, and return the history with validation metrics.
 
-    On the device that accelerate chooses; afterwards the model is on the CPU.
+    On the device that accelerate chooses; afterwards the model is on the CPU. Validation comes about
+    ``VALIDATIONS`` times, after whole epochs and at the end.
 
     ``seconds`` is a ceiling for a machine that became slower than the plan assumed.
 
@@ -126,8 +130,11 @@ def train(
     """
     average = WeightAverage(model)
     final = spec.resized((plan.sizes[-1], plan.sizes[-1]))
+    batches = loader(task, spec.resized((max(plan.sizes), max(plan.sizes))), plan.batch_size, seed=seed)
 
     def validate(trained: nn.Module) -> dict[str, Any]:
+        if not validated_after(average.steps, plan.steps, each=len(batches)):
+            return {}
         with average.swapped(trained):
             return scalars(evaluate_split(trained, task, task.validation, final, precision=plan.precision))
 
@@ -135,7 +142,7 @@ def train(
         model,
         criterion(task),
         optimizer,
-        loader(task, spec.resized((max(plan.sizes), max(plan.sizes))), plan.batch_size, seed=seed),
+        batches,
         steps=plan.steps,
         seconds=seconds,
         scheduler=warm_cosine,
@@ -148,6 +155,15 @@ def train(
     model.load_state_dict(average.tensors)
     model.to("cpu")
     return result
+
+
+def validated_after(step: int, steps: int, *, each: int) -> bool:
+    """Return whether validation is due after ``step``, which ends an epoch of ``each`` steps.
+
+    It is if the epoch is the first to go past another fifth of all ``steps``, and at their end.
+    """
+    before = step - (step % each or each)
+    return step >= steps or step * VALIDATIONS // steps > before * VALIDATIONS // steps
 
 
 def loader(task: Task, spec: InputSpec, batch_size: int, *, seed: int = 0) -> Loader:
@@ -213,8 +229,12 @@ def evaluate_split(
     model: nn.Module, task: Task, split: Split, spec: InputSpec, *, precision: Precision = "no"
 ) -> dict[str, Any]:
     """Return all metrics of the model on a split, with the mean negative log-likelihood as ``nll``."""
-    logits = predict_split(model, split, spec, precision=precision)
-    found = metrics(logits, split.targets, classes=task.classes, groups=split.groups)
+    return measured(predict_split(model, split, spec, precision=precision), split, task.classes)
+
+
+def measured(logits: Float[Tensor, "n c"], split: Split, classes: Sequence[str]) -> dict[str, Any]:
+    """Return all metrics of the answers to a split, with the mean negative log-likelihood as ``nll``."""
+    found = metrics(logits, split.targets, classes=classes, groups=split.groups)
     return found | {"nll": functional.cross_entropy(logits, split.targets).item()}
 
 

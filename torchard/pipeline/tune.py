@@ -15,6 +15,7 @@ from torchard.core.data import InputSpec, Task, resolution_note
 from torchard.core.features import extract
 from torchard.core.run import Stage
 from torchard.core.surgery import classifier_name
+from torchard.pipeline.fusion import fuse_frozen_
 from torchard.pipeline.job import Job, stopwatch
 from torchard.pipeline.planning import (
     Plan,
@@ -24,14 +25,24 @@ from torchard.pipeline.planning import (
     measure_pace,
     plan_training,
 )
-from torchard.pipeline.training import balance, eval_loader, evaluate_split, optimizer, scalars, train
+from torchard.pipeline.training import (
+    balance,
+    eval_loader,
+    evaluate_split,
+    measured,
+    optimizer,
+    scalars,
+    train,
+)
 from torchard.tune import interface, ssf
 from torchard.tune.linear_probe import fit_linear_probe, set_classifier_
-from torchard.tune.tune_mode import TuneMode, find_pairs
+from torchard.tune.tune_mode import TuneMode, detach, find_pairs
 
 TENSORS = "tuned.safetensors"
+WHOLE = "full fine-tuning"
 HEAD_SCALE = 0.1  # of the random classifier: small, so that it does not push the layers below about
-TRIAL = 0.04  # of the stage's time, for each way that is tried
+TRIALS = 0.1  # of the stage's time, for all ways that are tried together
+SIZED = 0.9  # of the time that is left after the trials buys the input size; the probe takes the rest
 NEAR = 2.0  # standard errors of the best metric; of a difference between two metrics about 1.4
 TYPICAL = 128  # pixels at which the first pace is measured: near enough to any size that may be chosen
 
@@ -68,9 +79,9 @@ class Way:
 def tune(job: Job, ranking: Mapping[str, Any]) -> Tuned:
     """Return the best-ranked model, tuned; cached in the run folder, resumed if it was interrupted.
 
-    A linear probe on frozen features costs little and is always fitted. The ways that :func:`ways` names are
-    each tried for the same short time; the best on validation gets the rest of it. The result is the better
-    of that and the probe.
+    The ways that :func:`ways` names are each tried for the same short time; the best on validation gets the
+    rest of it, at the largest input that it can train there. A linear probe on frozen features costs little
+    and is always fitted, to images of the same size. The result is the better of the two.
 
     Raises:
         DivergedError: if the loss became NaN or infinite.
@@ -95,14 +106,14 @@ def ways(model: nn.Module) -> tuple[Way, ...]:
     """Return the ways to try on ``model``; the linear probe, which needs no training loop, stands apart."""
     found = (
         Way("SSF", 5e-3, attach=ssf.attach, finish=_merge),
-        Way("upper layers", 1e-3, attach=freeze_lower, finish=_thawed),
+        Way("upper layers", 1e-3, attach=_only_upper, finish=_whole),
         Way(
             "Tune mode",
             1e-3,
             callbacks=lambda: [TuneMode()],
             fits=lambda model: bool(find_pairs(model).pairs),
         ),
-        Way("full fine-tuning", 1e-3),
+        Way(WHOLE, 1e-3),
     )
     return tuple(way for way in found if way.fits(model))
 
@@ -150,18 +161,21 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
     with stopwatch() as elapsed:
         full = hub.input_spec(name)
         full = full.resized((largest_size(task, full), largest_size(task, full)))
-        probe, probe_row = _probed(job, name, full)
-        tried = {way.name: way for way in ways(probe)}
-        small = _trial_size(job, name, full, seconds)
-        trials = {label: _tried(job, name, way, small, TRIAL * seconds) for label, way in tried.items()}
+        tried = {way.name: way for way in ways(_fresh(job, name))}
+        # What a trial tells is told by its number of steps, and a slow machine has few for larger images.
+        small = _sizes(job, name, tried[WHOLE], full, seconds, reason="trials")[:1]
+        each = TRIALS * seconds / len(tried)
+        trials = {label: _tried(job, name, way, full, small, each) for label, way in tried.items()}
         best = choose({label: row["validation"] for label, row in trials.items()}, task)
         way = tried[best]
-        left = max(seconds - elapsed(), 0.2 * seconds)
-        plan = _plan(job, name, way, full, 0.95 * left)
-        spec = full.resized((plan.sizes[-1], plan.sizes[-1]))
+        sizes = _sizes(job, name, way, full, SIZED * _left(seconds, elapsed()), reason="training")
+        spec = full.resized((sizes[-1], sizes[-1]))
+        probe, probe_row = _probed(job, name, spec)
+        left = _left(seconds, elapsed())
+        plan = _plan(job, name, way, full, sizes, 0.95 * left)
         job.say(f"tune: {name} by {best}, which does best in short trials; {plan}")
         stage = job.run.stage("tune", key=job.key("tune", ranking))
-        model, row = _trained(job, name, way, spec, plan, stage=stage, seconds=1.2 * left)
+        model, row = _trained(job, name, way, full, plan, stage=stage, seconds=1.2 * left)
     validations = {"linear probe": probe_row["validation"], best: row["validation"]}
     chosen = choose(validations, task)
     save_tensors(job.run.path / TENSORS, (model if chosen == best else probe).state_dict())
@@ -174,7 +188,7 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": name,
         "architecture": hub.architecture(name),
-        "input": (spec if chosen == best else full).to_json(),
+        "input": spec.to_json(),
         "plan": plan.to_json(),
         "candidates": candidates,
         "chosen": chosen,
@@ -186,39 +200,44 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plan(
-    job: Job, name: str, way: Way, spec: InputSpec, seconds: float, *, sizes: Sequence[int] = ()
-) -> Plan:
-    """As much as ``seconds`` buy, at ``sizes`` or those that fit; measured once, for resumed runs too."""
+def _left(seconds: float, elapsed: float) -> float:
+    """What is left of the stage's time; never so little that nothing would be trained."""
+    return max(seconds - elapsed, 0.2 * seconds)
+
+
+def _sizes(job: Job, name: str, way: Way, full: InputSpec, seconds: float, *, reason: str) -> tuple[int, ...]:
+    """The input sizes, up to that of ``full``, at which ``seconds`` train; measured once per run."""
 
     def compute() -> dict[str, Any]:
-        images, model = len(job.task.train), _fresh(job, name)
+        model, largest = _fresh(job, name), full.size[0]
         way.attach(model)
-        largest = spec.size[0]
-        pace = measure_pace(model, sizes[-1] if sizes else min(TYPICAL, largest))
-        phases = sizes or affordable_sizes(pace, images, seconds, largest=largest)
-        if phases[-1] != pace.size:
-            pace = measure_pace(model, phases[-1])
-        return plan_training(pace, phases, images, seconds).to_json()
+        pace = measure_pace(model, min(TYPICAL, largest))
+        return {"sizes": affordable_sizes(pace, len(job.task.train), seconds, largest=largest)}
 
-    key = {"run": job.key("tune", {"model": name}), "input": spec.to_json()}
-    kind = "trial-plan" if sizes else "plan"
-    return Plan.from_json(job.run.cached(f"{kind}-{way.slug}", key, compute))
+    key = {"run": job.key("tune", {"model": name}), "way": way.name, "input": full.to_json()}
+    return tuple(job.run.cached(f"{reason}-sizes", key, compute)["sizes"])
 
 
-def _trial_size(job: Job, name: str, spec: InputSpec, seconds: float) -> InputSpec:
-    """The input of the trials: the smallest of the sizes at which ``seconds`` would train the whole model.
-
-    What a trial tells is told by its number of steps, and a slow machine has few for larger images.
-    """
+def _plan(
+    job: Job,
+    name: str,
+    way: Way,
+    full: InputSpec,
+    sizes: Sequence[int],
+    seconds: float,
+    *,
+    kind: str = "plan",
+) -> Plan:
+    """As many steps as ``seconds`` buy at ``sizes``; measured once, for resumed runs too."""
 
     def compute() -> dict[str, Any]:
-        pace = measure_pace(_fresh(job, name), min(TYPICAL, spec.size[0]))
-        sizes = affordable_sizes(pace, len(job.task.train), seconds, largest=spec.size[0])
-        return spec.resized((sizes[0], sizes[0])).to_json()
+        model = _fresh(job, name)
+        way.attach(model)
+        pace = measure_pace(model, sizes[-1])
+        return plan_training(pace, sizes, len(job.task.train), seconds).to_json()
 
-    key = {"run": job.key("tune", {"model": name}), "input": spec.to_json()}
-    return InputSpec.from_json(job.run.cached("trial-input", key, compute))
+    key = {"run": job.key("tune", {"model": name}), "input": full.to_json(), "sizes": list(sizes)}
+    return Plan.from_json(job.run.cached(f"{kind}-{way.slug}", key, compute))
 
 
 def _probed(job: Job, name: str, spec: InputSpec) -> tuple[nn.Module, dict[str, Any]]:
@@ -240,32 +259,35 @@ def _probed(job: Job, name: str, spec: InputSpec) -> tuple[nn.Module, dict[str, 
             class_weights=balance(task),
         )
         set_classifier_(model, probe)
-        validation = scalars(evaluate_split(model, task, task.validation, spec))
+        found = measured(probe.logits(features["validation"]), task.validation, task.classes)
         return model, {
-            "validation": validation,
+            "validation": scalars(found),
             "seconds": elapsed(),
             "trained_params": probe.weight.numel() + probe.bias.numel(),
         }
 
 
-def _tried(job: Job, name: str, way: Way, spec: InputSpec, seconds: float) -> dict[str, Any]:
-    """The row of a short training at the size of ``spec``; every way gets the same time."""
-    plan = _plan(job, name, way, spec, seconds, sizes=spec.size[:1])
-    key = {"plan": plan.to_json(), "input": spec.to_json(), "data": job.task.fingerprint}
-    return job.run.cached(f"trial-{way.slug}", key, lambda: _trained(job, name, way, spec, plan)[1])
+def _tried(
+    job: Job, name: str, way: Way, full: InputSpec, sizes: Sequence[int], seconds: float
+) -> dict[str, Any]:
+    """The row of a short training; every way gets the same time."""
+    plan = _plan(job, name, way, full, sizes, seconds, kind="trial-plan")
+    key = {"plan": plan.to_json(), "input": full.to_json(), "data": job.task.fingerprint}
+    return job.run.cached(f"trial-{way.slug}", key, lambda: _trained(job, name, way, full, plan)[1])
 
 
 def _trained(
     job: Job,
     name: str,
     way: Way,
-    spec: InputSpec,
+    full: InputSpec,
     plan: Plan,
     *,
     stage: Stage | None = None,
     seconds: float | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The pre-trained model after training, and its row among the candidates."""
+    spec = full.resized((plan.sizes[-1], plan.sizes[-1]))
     with stopwatch() as elapsed:
         model = _fresh(job, name)
         way.attach(model)
@@ -273,7 +295,7 @@ def _trained(
         train(
             model,
             job.task,
-            spec.resized((plan.sizes[-1], plan.sizes[-1])),
+            spec,
             plan,
             optimizer=optimizer(model, way.learning_rate, way.weight_decay),
             stage=stage,
@@ -283,13 +305,7 @@ def _trained(
             evaluate=stage is not None,
         )
         way.finish(model)
-        validation = evaluate_split(
-            model,
-            job.task,
-            job.task.validation,
-            spec.resized((plan.sizes[-1], plan.sizes[-1])),
-            precision=plan.precision,
-        )
+        validation = evaluate_split(model, job.task, job.task.validation, spec, precision=plan.precision)
         return model, {
             "validation": scalars(validation),
             "seconds": elapsed(),
@@ -310,8 +326,13 @@ def _fresh(job: Job, name: str) -> nn.Module:
     return model.requires_grad_(True)
 
 
-def _thawed(model: nn.Module) -> None:
-    model.requires_grad_(True)
+def _only_upper(model: nn.Module) -> None:
+    freeze_lower(model)
+    fuse_frozen_(model)
+
+
+def _whole(model: nn.Module) -> None:
+    detach(model).requires_grad_(True)
 
 
 def _merge(model: nn.Module) -> None:
