@@ -34,9 +34,16 @@ def test_phases_grow_and_end_at_the_final_size(final):
 @given(st.integers(10, 100_000), st.floats(1, 1e5))
 def test_affordable_sizes_fit_the_time_unless_they_are_the_smallest(images, seconds):
     sizes = affordable_sizes(PACE, images, seconds, largest=224)
-    cost = PACE.seconds * sum((size / 224) ** 2 for size in sizes) / len(sizes)
+    cost = sum(PACE.at(size) for size in sizes) / len(sizes)
     assert sizes[-1] == SMALLEST or least_images(images) * cost <= seconds
     assert sizes[-1] <= 224
+
+
+@given(st.integers(1, 600))
+def test_a_part_of_a_step_grows_with_the_area(size):
+    assert PACE.at(PACE.size) == pytest.approx(PACE.seconds)
+    assert PACE.at(2 * size) - PACE.at(size) == pytest.approx(3 * (PACE.at(size) - PACE.at(0)))
+    assert 0 < PACE.at(0) < PACE.seconds
 
 
 def test_little_data_is_seen_often_enough_to_learn_from_it():

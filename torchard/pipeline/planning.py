@@ -22,10 +22,11 @@ Precision = Literal["no", "bf16"]
 BATCH_SIZE = 32
 MOST_EPOCHS = 30
 FEWEST_EPOCHS = 4  # below either, a smaller input buys more than its pixels are worth
-FEWEST_STEPS = 400
+FEWEST_STEPS = 600
 SMALLEST = 64
 STRIDE = 32
-OVERHEAD = 1.15  # augmentation, optimiser and averaging, on top of forward and backward
+OVERHEAD = 1.2  # augmentation, optimiser, averaging and validation, on top of forward and backward
+FIXED = 0.2  # of a step's time at the size it was measured at does not depend on the size
 FEW = 2  # images that tell whether bfloat16 is worth measuring
 WORTH_ROUNDING = 1.15  # bfloat16 must be so much faster to be worth its coarser numbers
 GROWTH = (0.6, 0.75, 0.9, 1.0)  # input sizes of the four phases, as shares of the final one
@@ -38,6 +39,10 @@ class Pace:
     size: int
     precision: Precision
     seconds: float
+
+    def at(self, size: int) -> float:
+        """Return the seconds that an image of another size takes: a part grows with the area."""
+        return self.seconds * (FIXED + (1 - FIXED) * (size / self.size) ** 2)
 
     def with_extra(self, seconds: float) -> "Pace":
         """Return the pace of a training in which each image costs so much more, as for a teacher."""
@@ -148,7 +153,7 @@ def phase_sizes(final: int) -> tuple[int, ...]:
 def affordable_sizes(pace: Pace, images: int, seconds: float, *, largest: int) -> tuple[int, ...]:
     """Return the phases of the largest final size, up to ``largest``, that gets :func:`least_images` in time.
 
-    Costs are taken to grow with the area from the ``pace`` measured at one size.
+    Costs are what :meth:`Pace.at` makes of the ``pace`` measured at one size.
     """
     for final in range(largest, SMALLEST, -STRIDE):
         if least_images(images) * _mean_cost(pace, phase_sizes(final)) <= seconds:
@@ -196,4 +201,4 @@ def _wait(device: torch.device) -> None:
 
 def _mean_cost(pace: Pace, sizes: Sequence[int]) -> float:
     """Seconds per image, averaged over the phases."""
-    return pace.seconds * sum((size / pace.size) ** 2 for size in sizes) / len(sizes)
+    return statistics.fmean(pace.at(size) for size in sizes)
