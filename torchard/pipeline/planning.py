@@ -89,19 +89,19 @@ def measure_pace(model: nn.Module, size: int, *, batch_size: int = BATCH_SIZE) -
     targets = torch.zeros(batch_size, dtype=torch.int64, device=device)
     buffers = {name: value.clone() for name, value in model.named_buffers()}
 
-    def pace(precision: Precision, count: int) -> Pace:
+    def pace(precision: Precision, count: int, repeats: int = 3) -> Pace:
         def step() -> None:
             with autocast(device, precision):
                 outputs = model(images[:count])
             functional.cross_entropy(outputs.float(), targets[:count]).backward()
             _wait(device)
 
-        return Pace(size, precision, OVERHEAD * _seconds(step) / count)
+        return Pace(size, precision, OVERHEAD * _seconds(step, repeats) / count)
 
     with flags_kept(model.to(device)):
         hold_frozen_(model.train())
         exact = half = pace("no", batch_size)
-        if pace("bf16", FEW).seconds < pace("no", FEW).seconds:
+        if pace("bf16", FEW, 1).seconds < pace("no", FEW, 1).seconds:
             half = pace("bf16", batch_size)
     model.to("cpu").zero_grad(set_to_none=True)
     for name, value in model.named_buffers():
