@@ -30,6 +30,7 @@ FIXED = 0.2  # of a step's time at the size it was measured at does not depend o
 FEW = 2  # images that tell whether bfloat16 is worth measuring
 WORTH_ROUNDING = 1.15  # bfloat16 must be so much faster to be worth its coarser numbers
 GROWTH = (0.6, 0.75, 0.9, 1.0)  # input sizes of the four phases, as shares of the final one
+FIRST = 1 / len(GROWTH)  # the share of a training's steps in its first phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +167,18 @@ def least_images(images: int) -> int:
     return min(max(FEWEST_EPOCHS * images, FEWEST_STEPS * BATCH_SIZE), MOST_EPOCHS * images)
 
 
-def plan_training(pace: Pace, sizes: Sequence[int], images: int, seconds: float) -> Plan:
-    """Return as many steps as fit ``seconds``, but at most ``MOST_EPOCHS`` passes over the images."""
+def plan_training(
+    pace: Pace, sizes: Sequence[int], images: int, seconds: float, *, later: Pace | None = None
+) -> Plan:
+    """Return as many steps as fit ``seconds``, but at most ``MOST_EPOCHS`` passes over the images.
+
+    ``later`` is the pace after the first phase, where it is another one.
+    """
     batch_size = min(BATCH_SIZE, images)
-    fitting = int(seconds / (batch_size * _mean_cost(pace, sizes)))
+    first, rest = pace.at(sizes[0]), _mean_cost(later or pace, sizes[1:] or sizes)
+    fitting = int(seconds / (batch_size * (FIRST * first + (1 - FIRST) * rest)))
     most = math.ceil(MOST_EPOCHS * images / batch_size)
-    return Plan(max(1, min(fitting, most)), tuple(sizes), pace.precision, batch_size)
+    return Plan(max(1, min(fitting, most)), tuple(sizes), (later or pace).precision, batch_size)
 
 
 def largest_size(task: Task, spec: InputSpec) -> int:

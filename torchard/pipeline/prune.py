@@ -11,9 +11,13 @@ from torch import Tensor, nn
 
 from torchard import hub
 from torchard.core.budget import Latency, Limit, compare_latency, count_macs, count_params, file_bytes
-from torchard.core.data import InputSpec
+from torchard.core.callback import Callback, TrainingRun
+from torchard.core.data import Batch, InputSpec
+from torchard.core.surgery import hold_frozen_
 from torchard.pipeline.job import Job, cost_line, stopwatch
 from torchard.pipeline.planning import (
+    FIRST,
+    Pace,
     Plan,
     example_images,
     inference_seconds,
@@ -22,7 +26,7 @@ from torchard.pipeline.planning import (
     plan_training,
 )
 from torchard.pipeline.training import Distil, criterion, evaluate_split, loader, optimizer, scalars, train
-from torchard.pipeline.tune import Tuned
+from torchard.pipeline.tune import Tuned, only_upper_, whole_
 from torchard.prune import depgraph
 from torchard.prune.depgraph.importance import taylor
 
@@ -124,7 +128,7 @@ def _prune(job: Job, tuned: Tuned) -> dict[str, Any]:
             plan,
             optimizer=optimizer(small, LEARNING_RATE, WEIGHT_DECAY),
             stage=job.run.stage("prune", key=job.key("prune", tuned.facts)),
-            callbacks=[Distil(tuned.model, precision=plan.precision)],
+            callbacks=[Distil(tuned.model, precision=plan.precision), Settled()],
             seed=job.settings.seed,
             seconds=max(1.3 * (seconds - elapsed()), 0.2 * seconds),
         )
@@ -164,14 +168,44 @@ def _planned(graph: depgraph.DimGraph, target: depgraph.Target) -> depgraph.Plan
     )
 
 
+class Settled(Callback):
+    """Train all layers in the first phase only; then freeze the lower ones.
+
+    They have the largest maps, so that most of a step goes into them, and adapt to lost channels early.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def on_batch(self, run: TrainingRun, batch: Batch) -> Batch:
+        if not self.done and run.fraction >= FIRST:
+            self.done = True
+            only_upper_(run.model)
+            hold_frozen_(run.model)
+        return batch
+
+    def on_fit_end(self, run: TrainingRun) -> None:
+        whole_(run.model)
+
+
 def _plan(job: Job, small: nn.Module, tuned: Tuned, seconds: float) -> Plan:
     """The recovery's plan; measured once per run, so that a resumed run keeps it."""
 
     def compute() -> dict[str, Any]:
-        size = tuned.spec.size[0]
-        pace = measure_pace(small, size)
-        pace = pace.with_extra(inference_seconds(tuned.model, size, pace.precision))
-        return plan_training(pace, phase_sizes(size), len(job.task.train), 0.9 * seconds).to_json()
+        sizes = phase_sizes(tuned.spec.size[0])
+        first = measure_pace(small, sizes[0])
+        only_upper_(small)
+        later = measure_pace(small, sizes[-1])
+        whole_(small)
+        answer = inference_seconds(tuned.model, sizes[-1], later.precision)
+        teacher = Pace(sizes[-1], later.precision, answer)
+        return plan_training(
+            first.with_extra(teacher.at(sizes[0])),
+            sizes,
+            len(job.task.train),
+            0.9 * seconds,
+            later=later.with_extra(answer),
+        ).to_json()
 
     key = {"tuned": job.key("prune", tuned.facts)}
     return Plan.from_json(job.run.cached("recovery-plan", key, compute))

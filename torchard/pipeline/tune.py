@@ -106,7 +106,7 @@ def ways(model: nn.Module) -> tuple[Way, ...]:
     """Return the ways to try on ``model``; the linear probe, which needs no training loop, stands apart."""
     found = (
         Way("SSF", 5e-3, attach=ssf.attach, finish=_merge),
-        Way("upper layers", 1e-3, attach=_only_upper, finish=_whole),
+        Way("upper layers", 1e-3, attach=only_upper_, finish=whole_),
         Way(
             "Tune mode",
             1e-3,
@@ -326,12 +326,14 @@ def _fresh(job: Job, name: str) -> nn.Module:
     return model.requires_grad_(True)
 
 
-def _only_upper(model: nn.Module) -> None:
+def only_upper_(model: nn.Module) -> None:
+    """Leave the upper layers to be trained; frozen norms compute within their convolutions."""
     freeze_lower(model)
     fuse_frozen_(model)
 
 
-def _whole(model: nn.Module) -> None:
+def whole_(model: nn.Module) -> None:
+    """Undo :func:`only_upper_`: all layers are trained again, and compute as their classes say."""
     detach(model).requires_grad_(True)
 
 
