@@ -93,7 +93,7 @@ def test_a_teacher_makes_each_training_image_dearer(extra):
     assert PACE.with_extra(extra).seconds == PACE.seconds + extra
 
 
-def test_a_faster_pace_after_the_first_phase_buys_more_steps():
+def test_a_faster_pace_in_the_second_half_buys_more_steps():
     sizes, half = (96, 128, 160, 160), Pace(size=224, precision="no", seconds=0.01)
     plain = plan_training(PACE, sizes, 10_000, 500.0)
     same = plan_training(PACE, sizes, 10_000, 500.0, later=PACE)

@@ -30,7 +30,6 @@ FIXED = 0.2  # of a step's time at the size it was measured at does not depend o
 FEW = 2  # images that tell whether bfloat16 is worth measuring
 WORTH_ROUNDING = 1.15  # bfloat16 must be so much faster to be worth its coarser numbers
 GROWTH = (0.6, 0.75, 0.9, 1.0)  # input sizes of the four phases, as shares of the final one
-FIRST = 1 / len(GROWTH)  # the share of a training's steps in its first phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +171,12 @@ def plan_training(
 ) -> Plan:
     """Return as many steps as fit ``seconds``, but at most ``MOST_EPOCHS`` passes over the images.
 
-    ``later`` is the pace after the first phase, where it is another one.
+    ``later`` is the pace in the second half of the training, where it is another one.
     """
     batch_size = min(BATCH_SIZE, images)
-    first, rest = pace.at(sizes[0]), _mean_cost(later or pace, sizes[1:] or sizes)
-    fitting = int(seconds / (batch_size * (FIRST * first + (1 - FIRST) * rest)))
+    half = len(sizes) // 2
+    cost = (_mean_cost(pace, sizes[:half] or sizes) + _mean_cost(later or pace, sizes[half:])) / 2
+    fitting = int(seconds / (batch_size * cost))
     most = math.ceil(MOST_EPOCHS * images / batch_size)
     return Plan(max(1, min(fitting, most)), tuple(sizes), (later or pace).precision, batch_size)
 

@@ -16,7 +16,6 @@ from torchard.core.data import Batch, InputSpec
 from torchard.core.surgery import hold_frozen_
 from torchard.pipeline.job import Job, cost_line, stopwatch
 from torchard.pipeline.planning import (
-    FIRST,
     Pace,
     Plan,
     example_images,
@@ -56,9 +55,9 @@ def prune(job: Job, tuned: Tuned) -> Pruned:
     """Return a model within the targets, recovered from ``tuned``; cached in the run folder and resumable.
 
     Channels of all groups are ranked together, by their Taylor importance on real batches for each operation
-    that goes with them (for each parameter, where nothing else is limited), and cut at once; the training
-    that follows has the tuned model as its teacher. If no model keeps all targets, the nearest one stays and
-    ``reached`` is False.
+    that goes with them (for each parameter, where nothing else is limited), and cut at once. The training
+    that follows has the tuned model as its teacher, and leaves the lower layers alone in its second half. If
+    no model keeps all targets, the nearest one stays and ``reached`` is False.
 
     Raises:
         UnprunableError: if nothing in the model can be removed.
@@ -130,7 +129,7 @@ def _prune(job: Job, tuned: Tuned) -> dict[str, Any]:
             stage=job.run.stage("prune", key=job.key("prune", tuned.facts)),
             callbacks=[Distil(tuned.model, precision=plan.precision), Settled()],
             seed=job.settings.seed,
-            seconds=max(1.3 * (seconds - elapsed()), 0.2 * seconds),
+            seconds=max(1.15 * (seconds - elapsed()), 0.2 * seconds),
         )
         validation = evaluate_split(small, task, task.validation, spec, precision=tuned.precision)
         before, after = compared(tuned.model, small, spec)
@@ -169,7 +168,7 @@ def _planned(graph: depgraph.DimGraph, target: depgraph.Target) -> depgraph.Plan
 
 
 class Settled(Callback):
-    """Train all layers in the first phase only; then freeze the lower ones.
+    """Train all layers in the first half, on small images; in the second the lower ones are frozen.
 
     They have the largest maps, so that most of a step goes into them, and adapt to lost channels early.
     """
@@ -178,13 +177,14 @@ class Settled(Callback):
         self.done = False
 
     def on_batch(self, run: TrainingRun, batch: Batch) -> Batch:
-        if not self.done and run.fraction >= FIRST:
+        if not self.done and run.fraction >= 0.5:
             self.done = True
             only_upper_(run.model)
             hold_frozen_(run.model)
         return batch
 
     def on_fit_end(self, run: TrainingRun) -> None:
+        """Leave an ordinary model, all of which can be trained."""
         whole_(run.model)
 
 
@@ -203,7 +203,7 @@ def _plan(job: Job, small: nn.Module, tuned: Tuned, seconds: float) -> Plan:
             first.with_extra(teacher.at(sizes[0])),
             sizes,
             len(job.task.train),
-            0.9 * seconds,
+            0.95 * seconds,
             later=later.with_extra(answer),
         ).to_json()
 

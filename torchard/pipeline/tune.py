@@ -175,7 +175,7 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
         plan = _plan(job, name, way, full, sizes, 0.95 * left)
         job.say(f"tune: {name} by {best}, which does best in short trials; {plan}")
         stage = job.run.stage("tune", key=job.key("tune", ranking))
-        model, row = _trained(job, name, way, full, plan, stage=stage, seconds=1.2 * left)
+        model, row = _trained(job, name, way, full, plan, stage=stage, seconds=1.15 * left)
     validations = {"linear probe": probe_row["validation"], best: row["validation"]}
     chosen = choose(validations, task)
     save_tensors(job.run.path / TENSORS, (model if chosen == best else probe).state_dict())
