@@ -105,10 +105,19 @@ def test_the_input_size_is_what_the_time_trains(task, monkeypatch, seconds, size
     assert stage._sizes(job, "any", way, InputSpec((224, 224)), seconds, reason="trials") == sizes
 
 
-def test_the_probe_reads_images_of_the_size_that_training_can_afford(tmp_path):
+def test_the_probe_reads_images_of_the_size_that_training_can_afford(tmp_path, monkeypatch):
     """Else the cut model, which needs training whatever won, would have to be trained at a size too large."""
-    settings = Settings("digits", seconds=30.0, models="mobilenetv2_100")
+    stage = importlib.import_module("torchard.pipeline.tune")
+    monkeypatch.setattr(stage, "largest_size", lambda task, spec: 96)
+    monkeypatch.setattr(stage, "affordable_sizes", lambda pace, images, seconds, *, largest: (64,))
+    read, probed = [], stage._probed
+    monkeypatch.setattr(
+        stage, "_probed", lambda job, name, spec: read.append(spec) or probed(job, name, spec)
+    )
+    settings = Settings("digits", seconds=3.0, models="mobilenetv2_100")
     with opened(settings, tmp_path) as job:
+        few, some = job.task.train.subset(range(64)), job.task.validation.subset(range(32))
+        job.task = dataclasses.replace(job.task, train=few, validation=some)
         facts = tune(job, {"chosen": "mobilenetv2_100"}).facts
-    assert facts["input"]["size"] == [facts["plan"]["sizes"][-1]] * 2
-    assert {row["name"] for row in facts["candidates"]} >= {"linear probe", "SSF, trial"}
+    assert [spec.size for spec in read] == [(64, 64)]
+    assert facts["input"]["size"] == [64, 64]
