@@ -110,6 +110,7 @@ def test_the_probe_reads_images_of_the_size_that_training_can_afford(tmp_path, m
     stage = importlib.import_module("torchard.pipeline.tune")
     monkeypatch.setattr(stage, "largest_size", lambda task, spec: 96)
     monkeypatch.setattr(stage, "affordable_sizes", lambda pace, images, seconds, *, largest: (64,))
+    monkeypatch.setattr(stage, "measure_pace", lambda model, size: Pace(size, "no", 0.01))
     read, probed = [], stage._probed
     monkeypatch.setattr(
         stage, "_probed", lambda job, name, spec: read.append(spec) or probed(job, name, spec)
