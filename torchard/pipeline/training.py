@@ -20,9 +20,7 @@ from torchard.pipeline.planning import Plan, Precision, autocast, device_of
 from torchard.tune.tune_mode import detach
 
 WARMUP = 0.1
-VALIDATIONS = (
-    5  # in a training: what a curve needs; on little data one after each epoch is a seventh of its time
-)
+VALIDATIONS = 5  # in a training: what a curve needs; each costs as much as several steps
 
 
 class GrowingImages(Callback):
