@@ -6,6 +6,7 @@ from torchard.prune.depgraph.decision import Plan, merge, plan_for
 from torchard.prune.depgraph.graph import DimGraph, Group, Member
 from torchard.prune.depgraph.importance import activation, hessian, random_scores, score
 from torchard.prune.depgraph.iterative import IterativePruner, prune
+from torchard.prune.depgraph.reconstruction import reconstruct_
 from torchard.prune.depgraph.rehearsal import rehearse
 from torchard.prune.depgraph.replay import Verification, verify
 from torchard.prune.depgraph.report import PruneReport
@@ -49,6 +50,7 @@ __all__ = [
     "plan_for",
     "prune",
     "random_scores",
+    "reconstruct_",
     "rehearse",
     "rule",
     "save_pruned",
