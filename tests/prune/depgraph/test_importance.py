@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.prune.depgraph.networks import Residual, perturbed
-from torchard.prune.depgraph import activation, hessian, random_scores, score, trace
+from torchard.prune.depgraph import activation, fisher, hessian, random_scores, score, trace
 from torchard.prune.depgraph.importance import CRITERIA, bn_scale, lamp_scores, normalise
 
 
@@ -81,6 +81,53 @@ def test_hessian_is_the_mean_over_samples_and_puts_gradients_back():
     assert torch.equal(model[0].weight.grad, held)
     with pytest.raises(ValueError, match="at least one"):
         hessian(model, lambda m, x: m(x).sum(), [])
+
+
+def test_fisher_is_the_mean_square_of_each_sample_s_taylor_score_and_puts_gradients_back():
+    model = with_gradients(chain())
+    model[2].bias.requires_grad_(False)
+    held = model[0].weight.grad.clone()
+    samples = torch.randn(7, 4)
+
+    def loss(m, x):
+        return m(x).square().sum()
+
+    graph = trace(model, torch.zeros(2, 4))
+    (group,) = graph.groups()
+    criterion = fisher(graph, loss, samples)
+    expected = {}
+    for layer, dim in ((0, 1), (2, 0)):
+        weight = model[layer].weight
+        terms = [
+            torch.autograd.grad(loss(model, sample), [weight])[0].mul(weight.detach()).sum(dim).square()
+            for sample in samples
+        ]
+        expected[layer] = torch.stack(terms).mean(0)
+    members = {member.name: member for member in group.members}
+    torch.testing.assert_close(criterion(members["0.weight"]), expected[0])
+    torch.testing.assert_close(criterion(members["2.weight"]), expected[2])
+    torch.testing.assert_close(
+        score(group, criterion, normalize=None, reduce="sum"), expected[0] + expected[2]
+    )
+    assert torch.equal(model[0].weight.grad, held)
+    with pytest.raises(ValueError, match="at least one"):
+        fisher(graph, loss, [])
+
+
+def test_fisher_tells_apart_what_cancels_in_taylor():
+    """Two samples that pull a unit in opposite ways: of no account to one, but not to the other."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(2))
+        model[1].weight.fill_(1.0)
+    graph = trace(model, torch.zeros(1, 2))
+    (group,) = graph.groups()
+    samples = [torch.tensor([[1.0, 0.1]]), torch.tensor([[-1.0, 0.1]])]
+    for sample in samples:
+        model(sample).sum().backward()
+    assert score(group, "taylor", normalize=None).argmin() == 0
+    found = score(group, fisher(graph, lambda m, x: m(x).sum(), samples), normalize=None)
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.01]))
 
 
 def test_fpgm_is_the_distance_to_all_others():

@@ -4,7 +4,7 @@ from torchard.core.method import Method
 from torchard.prune.depgraph.cutting import MaskHandle, apply, mask
 from torchard.prune.depgraph.decision import Plan, merge, plan_for
 from torchard.prune.depgraph.graph import DimGraph, Group, Member
-from torchard.prune.depgraph.importance import activation, hessian, random_scores, score
+from torchard.prune.depgraph.importance import activation, fisher, hessian, random_scores, score
 from torchard.prune.depgraph.iterative import IterativePruner, prune
 from torchard.prune.depgraph.reconstruction import reconstruct_
 from torchard.prune.depgraph.rehearsal import rehearse
@@ -41,6 +41,7 @@ __all__ = [
     "Verification",
     "activation",
     "apply",
+    "fisher",
     "group_sparsity_",
     "hessian",
     "load_pruned",

@@ -1,13 +1,14 @@
 """How much each unit of a group matters: scores of its members, reduced and normalised."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchard.prune.depgraph.graph import Group, Member
+from torchard.prune.depgraph.algebra import Axis
+from torchard.prune.depgraph.graph import DimGraph, Group, Member
 
 Reduce = Literal["mean", "sum", "max", "prod", "first"]
 Normalize = Literal["mean", "max", "sum", "standard", "gaussian", "lamp"]
@@ -147,27 +148,66 @@ def hessian(model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], samples:
     return second_order
 
 
+def fisher(graph: DimGraph, loss: Callable[[nn.Module, Any], Tensor], samples: Iterable[Any]) -> Criterion:
+    """Return the criterion E[(Σ w·g)²], the expectation being the mean over ``samples`` (one backward each).
+
+    What one sample gains by a unit and another loses by it does not cancel, as it does in ``"taylor"``; near
+    a minimum, where gradients sum to zero, that is all the difference. ``loss(model, sample)`` is the loss of
+    one sample or of a few. Gradients of the graph's model are put back afterwards.
+
+    Raises:
+        ValueError: if ``samples`` is empty.
+
+    Source: Molchanov et al., *Importance Estimation for Neural Network Pruning*, CVPR 2019, arXiv 1906.10771;
+    Liu et al., *Group Fisher Pruning*, ICML 2021, arXiv 2108.00708.
+    """
+    groups = graph.groups(heads="both")
+    members = [m for group in groups for m in group.members if m.tensor.requires_grad]
+    means = {_key(m): m.tensor.new_zeros(m.axis.size, dtype=torch.float32) for m in members}
+    for count in _gradients(graph.model, loss, samples):
+        for member in members:
+            if member.tensor.grad is not None:
+                square = per_unit(_weight(member) * _gradient(member), member).square()
+                means[_key(member)] += (square - means[_key(member)]) / count
+            else:
+                means[_key(member)] *= (count - 1) / count
+    return lambda member: means.get(_key(member))
+
+
 def mean_squared_gradients(
     model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], samples: Iterable[Any]
 ) -> dict[int, Tensor]:
     """Return E[g²] of every parameter (by identity) over samples; a running mean, so memory is one copy."""
-    held = {parameter: parameter.grad for parameter in model.parameters()}
     means = {id(p): torch.zeros_like(p) for p in model.parameters() if p.requires_grad}
-    count = 0
-    for sample in samples:
-        model.zero_grad(set_to_none=True)
-        loss(model, sample).backward()
-        count += 1
+    for count in _gradients(model, loss, samples):
         for parameter in model.parameters():
             if parameter.grad is not None:
                 means[id(parameter)] += (parameter.grad.square() - means[id(parameter)]) / count
             elif id(parameter) in means:
                 means[id(parameter)] -= means[id(parameter)] / count
-    for parameter, gradient in held.items():
-        parameter.grad = gradient
-    if count == 0:
-        raise ValueError("`samples` is empty; the Hessian criterion needs at least one")
     return means
+
+
+def _gradients(
+    model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], samples: Iterable[Any]
+) -> Iterator[int]:
+    """Leave each sample's gradients in the model in turn, counting from 1; then put back its own."""
+    held = {parameter: parameter.grad for parameter in model.parameters()}
+    count = 0
+    try:
+        for count, sample in enumerate(samples, start=1):
+            model.zero_grad(set_to_none=True)
+            loss(model, sample).backward()
+            yield count
+    finally:
+        for parameter, gradient in held.items():
+            parameter.grad = gradient
+    if count == 0:
+        raise ValueError("`samples` is empty; a criterion of gradients needs at least one")
+
+
+def _key(member: Member) -> tuple[str, int, Axis]:
+    return member.name, member.dim, member.axis
 
 
 @torch.no_grad()
