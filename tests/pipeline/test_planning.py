@@ -91,12 +91,3 @@ def test_measuring_the_pace_leaves_weights_statistics_and_gradients_alone():
 @pytest.mark.parametrize("extra", [0.0, 0.5])
 def test_a_teacher_makes_each_training_image_dearer(extra):
     assert PACE.with_extra(extra).seconds == PACE.seconds + extra
-
-
-def test_a_faster_pace_in_the_second_half_buys_more_steps():
-    sizes, half = (96, 128, 160, 160), Pace(size=224, precision="no", seconds=0.01)
-    plain = plan_training(PACE, sizes, 10_000, 500.0)
-    same = plan_training(PACE, sizes, 10_000, 500.0, later=PACE)
-    faster = plan_training(PACE, sizes, 10_000, 500.0, later=half)
-    assert same == plain
-    assert plain.steps < faster.steps < 2 * plain.steps

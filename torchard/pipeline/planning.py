@@ -166,19 +166,12 @@ def least_images(images: int) -> int:
     return min(max(FEWEST_EPOCHS * images, FEWEST_STEPS * BATCH_SIZE), MOST_EPOCHS * images)
 
 
-def plan_training(
-    pace: Pace, sizes: Sequence[int], images: int, seconds: float, *, later: Pace | None = None
-) -> Plan:
-    """Return as many steps as fit ``seconds``, but at most ``MOST_EPOCHS`` passes over the images.
-
-    ``later`` is the pace in the second half of the training, where it is another one.
-    """
+def plan_training(pace: Pace, sizes: Sequence[int], images: int, seconds: float) -> Plan:
+    """Return as many steps as fit ``seconds``, but at most ``MOST_EPOCHS`` passes over the images."""
     batch_size = min(BATCH_SIZE, images)
-    half = len(sizes) // 2
-    cost = (_mean_cost(pace, sizes[:half] or sizes) + _mean_cost(later or pace, sizes[half:])) / 2
-    fitting = int(seconds / (batch_size * cost))
+    fitting = int(seconds / (batch_size * _mean_cost(pace, sizes)))
     most = math.ceil(MOST_EPOCHS * images / batch_size)
-    return Plan(max(1, min(fitting, most)), tuple(sizes), (later or pace).precision, batch_size)
+    return Plan(max(1, min(fitting, most)), tuple(sizes), pace.precision, batch_size)
 
 
 def largest_size(task: Task, spec: InputSpec) -> int:

@@ -1,6 +1,5 @@
-"""Cut the tuned model down to the user's targets, then train what is left with the tuned model as teacher."""
+"""Cut the tuned model down to the user's targets, refit what is left, and let the tuned one teach it."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -11,12 +10,9 @@ from torch import Tensor, nn
 
 from torchard import hub
 from torchard.core.budget import Latency, Limit, compare_latency, count_macs, count_params, file_bytes
-from torchard.core.callback import Callback, TrainingRun
-from torchard.core.data import Batch, InputSpec
-from torchard.core.surgery import hold_frozen_
+from torchard.core.data import InputSpec
 from torchard.pipeline.job import Job, cost_line, stopwatch
 from torchard.pipeline.planning import (
-    Pace,
     Plan,
     example_images,
     inference_seconds,
@@ -27,13 +23,15 @@ from torchard.pipeline.planning import (
 from torchard.pipeline.training import Distil, criterion, evaluate_split, loader, optimizer, scalars, train
 from torchard.pipeline.tune import Tuned, only_upper_, whole_
 from torchard.prune import depgraph
-from torchard.prune.depgraph.importance import taylor
+from torchard.prune.depgraph.importance import Criterion
 
 TENSORS = "pruned.safetensors"
 ROUND_TO = 8  # channels in whole vectors: what keeps a smaller model a faster one
 MAX_RATIO = 0.8  # a group that lost nearly all its channels does not recover
-CALIBRATION_BATCHES = 8
-LEARNING_RATE = 1e-3
+CALIBRATION_IMAGES = 256
+CALIBRATION_PIXELS = 6_000_000  # of one batch; its largest maps take a gigabyte and more
+FEW = 8  # images whose gradients are summed: alone they would take longer and tell no more
+LEARNING_RATE = 3e-4
 WEIGHT_DECAY = 0.05
 
 
@@ -54,10 +52,10 @@ class Pruned:
 def prune(job: Job, tuned: Tuned) -> Pruned:
     """Return a model within the targets, recovered from ``tuned``; cached in the run folder and resumable.
 
-    Channels of all groups are ranked together, by their Taylor importance on real batches for each operation
-    that goes with them (for each parameter, where nothing else is limited), and cut at once. The training
-    that follows has the tuned model as its teacher, and leaves the lower layers alone in its second half. If
-    no model keeps all targets, the nearest one stays and ``reached`` is False.
+    Channels of all groups are ranked together, by their Fisher importance on real images for each operation
+    that goes with them (for each parameter, where nothing else is limited), and cut at once. What is left is
+    refitted layer by layer to what the tuned model computes; then the upper layers are trained, with that
+    model as teacher. If no model keeps all targets, the nearest one stays and ``reached`` is False.
 
     Raises:
         UnprunableError: if nothing in the model can be removed.
@@ -74,28 +72,28 @@ def architecture(job: Job, tuned: Tuned) -> nn.Module:
 
 
 def cut(model: nn.Module, job: Job, spec: InputSpec) -> tuple[depgraph.PruneReport, bool]:
-    """Cut ``model`` in place to the targets, or as near as it goes, and say whether they are kept.
+    """Return a cut copy of ``model`` within the targets, or as near as it goes, and whether they are kept.
 
-    Gradients for the importance come from a few augmented batches, summed, in eval mode.
+    The importance and what the layers are refitted to come from augmented training images, in eval mode.
     """
-    accumulate_gradients(model, job, spec)
-    graph = depgraph.trace(model, example_images(1, spec.size[0]))
+    loss = criterion(job.task)
+    few = islice(loader(job.task, spec, FEW, seed=job.settings.seed), CALIBRATION_IMAGES // FEW)
+    graph = depgraph.trace(model.eval(), example_images(1, spec.size[0]))
+    importance = depgraph.fisher(graph, lambda cut, batch: loss(cut(batch.inputs), batch.targets), few)
     target = depgraph.Target(**job.settings.targets, measure=lambda small: _milliseconds(small, spec))
     try:
-        plan, reached = _planned(graph, target), True
+        plan, reached = _planned(graph, target, importance), True
     except depgraph.UnreachableTargetError as error:
         plan, reached = error.nearest, False
-    model.zero_grad(set_to_none=True)
-    return depgraph.apply(model, plan), reached
+    report = depgraph.apply(model, plan, inplace=False)
+    depgraph.reconstruct_(report.model, model, plan, calibration_images(job, spec))
+    return report, reached
 
 
-def accumulate_gradients(model: nn.Module, job: Job, spec: InputSpec) -> None:
-    """Leave in ``model`` the gradients of the loss, summed over a few training batches, in eval mode."""
-    model.eval().zero_grad(set_to_none=True)
-    loss = criterion(job.task)
-    batches = loader(job.task, spec, 32, seed=job.settings.seed)
-    for batch in islice(batches, CALIBRATION_BATCHES):
-        loss(model(batch.inputs), batch.targets).backward()
+def calibration_images(job: Job, spec: InputSpec) -> Tensor:
+    """Return augmented training images in one batch, fewer where they are large."""
+    most = min(CALIBRATION_IMAGES, CALIBRATION_PIXELS // (spec.size[0] * spec.size[1]))
+    return next(iter(loader(job.task, spec, most, seed=job.settings.seed))).inputs
 
 
 def compared(before: nn.Module, after: nn.Module, spec: InputSpec) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -114,11 +112,11 @@ def kept(limits: Mapping[str, Limit], before: Mapping[str, Any], after: Mapping[
 def _prune(job: Job, tuned: Tuned) -> dict[str, Any]:
     task, spec, seconds = job.task, tuned.spec, job.share("prune")
     with stopwatch() as elapsed:
-        small = copy.deepcopy(tuned.model)
-        report, within = cut(small, job, spec)
-        facts = report.to_json()
+        report, within = cut(tuned.model, job, spec)
+        small, facts = report.model, report.to_json()
         raw = evaluate_split(small, task, task.validation, spec, precision=tuned.precision)
         job.say(f"prune: {cost_line(facts['before'])} → {cost_line(facts['after'])}")
+        only_upper_(small)  # the lower layers are as good as they get: refitted, and not trained before
         plan = _plan(job, small, tuned, seconds - elapsed())
         train(
             small,
@@ -127,10 +125,11 @@ def _prune(job: Job, tuned: Tuned) -> dict[str, Any]:
             plan,
             optimizer=optimizer(small, LEARNING_RATE, WEIGHT_DECAY),
             stage=job.run.stage("prune", key=job.key("prune", tuned.facts)),
-            callbacks=[Distil(tuned.model, precision=plan.precision), Settled()],
+            callbacks=[Distil(tuned.model, precision=plan.precision)],
             seed=job.settings.seed,
             seconds=max(1.15 * (seconds - elapsed()), 0.2 * seconds),
         )
+        whole_(small)
         validation = evaluate_split(small, task, task.validation, spec, precision=tuned.precision)
         before, after = compared(tuned.model, small, spec)
     depgraph.save_pruned(small, job.run.path / TENSORS, factory=lambda: architecture(job, tuned))
@@ -154,11 +153,11 @@ def _prune(job: Job, tuned: Tuned) -> dict[str, Any]:
     }
 
 
-def _planned(graph: depgraph.DimGraph, target: depgraph.Target) -> depgraph.Plan:
+def _planned(graph: depgraph.DimGraph, target: depgraph.Target, importance: Criterion) -> depgraph.Plan:
     return depgraph.plan(
         graph,
         target=target,
-        criterion=taylor,
+        criterion=importance,
         scope="global",
         per="params" if target.macs is None and target.latency is None else "macs",
         normalize=None,
@@ -167,45 +166,14 @@ def _planned(graph: depgraph.DimGraph, target: depgraph.Target) -> depgraph.Plan
     )
 
 
-class Settled(Callback):
-    """Train all layers in the first half, on small images; in the second the lower ones are frozen.
-
-    They have the largest maps, so that most of a step goes into them, and adapt to lost channels early.
-    """
-
-    def __init__(self) -> None:
-        self.done = False
-
-    def on_batch(self, run: TrainingRun, batch: Batch) -> Batch:
-        if not self.done and run.fraction >= 0.5:
-            self.done = True
-            only_upper_(run.model)
-            hold_frozen_(run.model)
-        return batch
-
-    def on_fit_end(self, run: TrainingRun) -> None:
-        """Leave an ordinary model, all of which can be trained."""
-        whole_(run.model)
-
-
 def _plan(job: Job, small: nn.Module, tuned: Tuned, seconds: float) -> Plan:
     """The recovery's plan; measured once per run, so that a resumed run keeps it."""
 
     def compute() -> dict[str, Any]:
         sizes = phase_sizes(tuned.spec.size[0])
-        first = measure_pace(small, sizes[0])
-        only_upper_(small)
-        later = measure_pace(small, sizes[-1])
-        whole_(small)
-        answer = inference_seconds(tuned.model, sizes[-1], later.precision)
-        teacher = Pace(sizes[-1], later.precision, answer)
-        return plan_training(
-            first.with_extra(teacher.at(sizes[0])),
-            sizes,
-            len(job.task.train),
-            0.95 * seconds,
-            later=later.with_extra(answer),
-        ).to_json()
+        pace = measure_pace(small, sizes[-1])
+        answer = inference_seconds(tuned.model, sizes[-1], pace.precision)
+        return plan_training(pace.with_extra(answer), sizes, len(job.task.train), 0.95 * seconds).to_json()
 
     key = {"tuned": job.key("prune", tuned.facts)}
     return Plan.from_json(job.run.cached("recovery-plan", key, compute))
