@@ -82,9 +82,9 @@ class Cells:
 
 def _arms(cells: Cells, epochs: int, rates: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     """A row for every arm and rate; all prunings start from the tuned model best on validation."""
-    tuned = [_tuned(cells, epochs, lr) for lr in rates["tuned"]]
-    rows = [row for _, row in tuned]
-    whole = max(tuned, key=lambda pair: pair[1]["validation"])[0]
+    whole_ones = [tuned(cells, epochs, lr) for lr in rates["tuned"]]
+    rows = [row for _, row in whole_ones]
+    whole = max(whole_ones, key=lambda pair: pair[1]["validation"])[0]
     for lr in rates["pruned"]:
         small, macs = _cut(copy.deepcopy(whole), cells)
         _fit(small, cells, epochs, lr)
@@ -97,7 +97,8 @@ def _arms(cells: Cells, epochs: int, rates: Mapping[str, Sequence[float]]) -> li
     return rows
 
 
-def _tuned(cells: Cells, epochs: int, lr: float) -> tuple[nn.Module, dict[str, Any]]:
+def tuned(cells: Cells, epochs: int, lr: float) -> tuple[nn.Module, dict[str, Any]]:
+    """The pre-trained model after tuning, and its row."""
     torch.manual_seed(cells.seed)
     model = hub.load(MODEL, num_classes=2)
     _fit(model, cells, epochs, lr)
@@ -107,7 +108,7 @@ def _tuned(cells: Cells, epochs: int, lr: float) -> tuple[nn.Module, dict[str, A
 def _cut(model: nn.Module, cells: Cells) -> tuple[nn.Module, int]:
     """``model`` at half its operations, and how many these are."""
     example, targets = cells.train[:1], cells.task.train.targets[:64]
-    _loss(model.eval(), cells.train[:64], targets, cells.task).backward()
+    loss_of(model.eval(), cells.train[:64], targets, cells.task).backward()
     chosen = plan(
         trace(model, example),
         target=Target(macs=0.5),
@@ -143,12 +144,13 @@ def _fit(model: nn.Module, cells: Cells, epochs: int, lr: float) -> None:
             turned = torch.rot90(images[batch], int(torch.randint(4, ())), (2, 3))
             optimizer.zero_grad()
             layout = turned.contiguous(memory_format=torch.channels_last)
-            _loss(model, layout, task.train.targets[batch], task).backward()
+            loss_of(model, layout, task.train.targets[batch], task).backward()
             optimizer.step()
             schedule.step()
 
 
-def _loss(model: nn.Module, images: Tensor, targets: Tensor, task: Task) -> Tensor:
+def loss_of(model: nn.Module, images: Tensor, targets: Tensor, task: Task) -> Tensor:
+    """The class-balanced cross-entropy."""
     weights = class_weights(task.train.targets, len(task.classes))
     return F.cross_entropy(model(images), targets, weight=weights)
 
@@ -156,7 +158,7 @@ def _loss(model: nn.Module, images: Tensor, targets: Tensor, task: Task) -> Tens
 def _row(arm: str, lr: float, model: nn.Module, cells: Cells) -> dict[str, Any]:
     task = cells.task
     scores = [
-        metrics(_logits(model, images), split.targets[: len(images)], classes=task.classes)["macro_f1"]
+        metrics(logits(model, images), split.targets[: len(images)], classes=task.classes)["macro_f1"]
         for images, split in ((cells.validation, task.validation), (cells.test, task.test))
     ]
     macs = count_macs(model, cells.test[:1])
@@ -165,7 +167,8 @@ def _row(arm: str, lr: float, model: nn.Module, cells: Cells) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    """The answers of the model in eval mode, which it is left in."""
     return torch.cat([model.eval()(batch) for batch in images.split(64)])
 
 
