@@ -216,6 +216,15 @@ def test_a_ridge_that_is_not_positive_is_refused(ridge):
         reconstruct_(small, model, chosen, inputs, ridge=ridge)
 
 
+def test_a_model_that_the_plan_did_not_make_is_refused():
+    model, inputs = Residual(), torch.randn(2, 3, 6, 6)
+    small, chosen = cut_copy(model, inputs, ratio=0.5)
+    with pytest.raises(ValueError, match=r"not `original` cut by this plan: stem\.0\.weight"):
+        reconstruct_(model, model, chosen, inputs)
+    with pytest.raises(ValueError, match="the plan was made for"):
+        reconstruct_(small, small, chosen, inputs)
+
+
 def test_values_that_are_not_finite_are_refused_by_the_layer_they_reach():
     model, inputs = Residual(), torch.randn(4, 3, 6, 6)
     small, chosen = cut_copy(model, inputs, ratio=0.5)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchard.core.surgery import flags_kept
-from torchard.prune.depgraph.cutting import refresh_caches
+from torchard.prune.depgraph.cutting import check_shapes, named_tensors, refresh_caches
 from torchard.prune.depgraph.decision import Plan
 from torchard.prune.depgraph.tracer import Examples, call
 
@@ -50,14 +50,16 @@ def reconstruct_(
         seed: of the positions drawn where maps are large.
 
     Raises:
-        ValueError: if ``ridge`` is not positive, or a layer meets values that are not finite (the layers
-            before it are refitted by then).
+        ValueError: if ``ridge`` is not positive, ``model`` is not what the plan makes of ``original``, or a
+            layer meets values that are not finite (the layers before it are refitted by then).
 
     Source: He, Zhang and Sun, *Channel Pruning for Accelerating Very Deep Neural Networks*, ICCV 2017,
     arXiv 1707.06168, sections 3.1 and 3.2.
     """
     if not ridge > 0:
         raise ValueError(f"`ridge={ridge}` must be positive: inputs that are alike need it")
+    check_shapes(named_tensors(original), plan)
+    _check_cut(named_tensors(model), plan)
     refitted: list[str] = []
 
     def mend(name: str, layer: nn.Module, x: Tensor, _output: None) -> None:
@@ -78,6 +80,17 @@ def reconstruct_(
             call(model.eval(), inputs)
     refresh_caches(model)
     return refitted
+
+
+def _check_cut(tensors: Mapping[str, Tensor], plan: Plan) -> None:
+    """Refuse a model that is not what the plan leaves."""
+    for name, shape in plan.shapes.items():
+        dims = plan.slices.get(name, {})
+        left = tuple(len(dims[dim]) if dim in dims else size for dim, size in enumerate(shape))
+        if name not in tensors or tuple(tensors[name].shape) != left:
+            raise ValueError(
+                f"`model` is not `original` cut by this plan: {name} would have the shape {left}"
+            )
 
 
 @dataclass
