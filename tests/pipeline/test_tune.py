@@ -14,7 +14,7 @@ from torchard.pipeline.job import Job
 from torchard.pipeline.planning import SMALLEST, Pace, Plan, phase_sizes
 from torchard.pipeline.settings import Settings
 from torchard.pipeline.training import optimizer, train
-from torchard.pipeline.tune import Way, choice_notes, choose, freeze_lower, tune, ways
+from torchard.pipeline.tune import Way, choice_notes, choose, choose_way, freeze_lower, tune, ways
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,22 @@ def test_a_metric_is_clearly_better_by_more_than_two_standard_errors(task):
     for errors, chosen in ((1.9, "full"), (2.1, "probe")):
         validations = {"probe": found(0.8, 0.5), "full": found(0.8 - errors * error, 0.3)}
         assert choose(validations, task) == chosen
+
+
+@pytest.mark.parametrize(
+    ("quick", "chosen"),
+    [
+        (found(0.76, 0.49), "quick"),  # alike, and quicker
+        (found(0.76, 0.60), "slow"),  # clearly less likely
+        (found(0.50, 0.49), "slow"),  # clearly less accurate
+    ],
+)
+def test_of_ways_that_trials_cannot_tell_apart_the_quickest_is_taken(task, quick, chosen):
+    trials = {
+        "slow": {"validation": found(0.77, 0.48), "steps": 40},
+        "quick": {"validation": quick, "steps": 60},
+    }
+    assert choose_way(trials, task) == chosen
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2_100", "resnet18", "vit_tiny_patch16_224"])
