@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchard.report.charts import Axis, Label, Score, Series, dot_chart, line_chart, round_step, smooth, thin
+from torchard.report.curves import _apart
 
 NASTY = "</svg><script>alert(1)</script>\" & '"
 finite = st.floats(-1e12, 1e12, allow_subnormal=False)
@@ -80,3 +81,14 @@ def test_nothing_to_show_is_nothing():
 @given(st.lists(st.tuples(finite, finite), min_size=1, max_size=12))
 def test_any_finite_points_can_be_drawn(points):
     ElementTree.fromstring(line_chart([Series("a", points, dots=True)], title="t", x_name="x"))
+
+
+def test_labels_that_would_cover_each_other_become_one():
+    tuned, cut, recovered = (
+        Label("tuned", (98.0, 0.858)),
+        Label("cut", (49.0, 0.851)),
+        Label("recovered", (49.0, 0.8512), chosen=True),
+    )
+    assert _apart([tuned, cut, recovered]) == [tuned, Label("cut, recovered", (49.0, 0.8512), chosen=True)]
+    far = Label("cut", (49.0, 0.70))
+    assert _apart([tuned, far, recovered]) == [tuned, far, recovered]

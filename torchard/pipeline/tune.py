@@ -191,7 +191,7 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
         spec = full.resized((sizes[-1], sizes[-1]))
         probe, probe_row = _probed(job, name, spec)
         left = _left(seconds, elapsed())
-        plan = _plan(job, name, way, full, sizes, 0.95 * left)
+        plan = _plan(job, name, way, full, sizes, 0.92 * left)
         job.say(f"tune: {name} by {best}, chosen in short trials; {plan}")
         stage = job.run.stage("tune", key=job.key("tune", ranking))
         model, row = _trained(job, name, way, full, plan, stage=stage, seconds=1.15 * left)

@@ -45,8 +45,23 @@ def trade_off(record: RunRecord, *, metric: str) -> Markup:
         x_name="MACs per image",
         x_format=amount,
         y_format=_whole_percent if metric.endswith("accuracy") else None,
-        labels=labels,
+        labels=_apart(labels),
     )
+
+
+def _apart(labels: Sequence[Label]) -> list[Label]:
+    """One label for neighbours that would cover each other, at the place of the later one."""
+    wide, high = (
+        max(label.at[axis] for label in labels) - min(label.at[axis] for label in labels) for axis in (0, 1)
+    )
+    kept = [labels[0]]
+    for label in labels[1:]:
+        last = kept[-1]
+        if abs(label.at[0] - last.at[0]) <= 0.2 * wide and abs(label.at[1] - last.at[1]) <= 0.1 * high:
+            kept[-1] = Label(f"{last.text}, {label.text}", label.at, chosen=last.chosen or label.chosen)
+        else:
+            kept.append(label)
+    return kept
 
 
 def _stage(line: Mapping[str, Any]) -> str:
