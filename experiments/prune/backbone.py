@@ -40,13 +40,7 @@ COLUMNS = [
 
 def main() -> None:
     """Run both arms, print the table and write ``results/depgraph_backbone.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--limit", type=int, default=None, help="fewer images, for a trial of the script")
-    parser.add_argument("--results", default="results/depgraph_backbone.json")
-    options = parser.parse_args()
+    options = parsed(__doc__, "results/depgraph_backbone.json")
     keep_freed_memory()
     runs: list[dict[str, Any]] = []
     rates: Mapping[str, Sequence[float]] = RATES
@@ -60,6 +54,17 @@ def main() -> None:
     lead = rows[1]["macro_f1"] - rows[2]["macro_f1"]
     verdict = f"{'Held' if lead >= 0.03 else 'Not held'}: {100 * lead:.1f} points ahead."
     record.save(options.results, rows, COLUMNS, claim=CLAIM, verdict=verdict, details={"runs": runs})
+
+
+def parsed(description: str | None, results: str) -> argparse.Namespace:
+    """Read the command line of an experiment on cells."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--limit", type=int, default=None, help="fewer images, for a trial of the script")
+    parser.add_argument("--results", default=results)
+    return parser.parse_args()
 
 
 @dataclass(frozen=True)
