@@ -56,11 +56,11 @@ def main() -> None:
     record.save(options.results, rows, COLUMNS, claim=CLAIM, verdict=verdict, details={"runs": runs})
 
 
-def parsed(description: str | None, results: str) -> argparse.Namespace:
+def parsed(description: str | None, results: str, *, epochs: int = 10) -> argparse.Namespace:
     """Read the command line of an experiment on cells."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--limit", type=int, default=None, help="fewer images, for a trial of the script")
     parser.add_argument("--results", default=results)

@@ -12,8 +12,8 @@ from torchard.core.run import RunFolder, content_key
 from torchard.pipeline.settings import Settings
 
 Stage = Literal["rank", "tune", "prune", "export", "report"]
-# Shares of the whole time; what a stage leaves over goes to those after it. A pruned network needs about as
-# many steps to come back as the whole one to get there, and its teacher makes each of them dearer.
+# Shares of the whole time; what a stage leaves over goes to those after it. A cut network that was refitted
+# needs fewer steps than the whole one did, though its teacher makes each of them dearer.
 SHARES: dict[Stage, float] = {"rank": 0.06, "tune": 0.55, "prune": 0.29, "export": 0.08, "report": 0.02}
 BEFORE_TARGETS = ("rank", "tune")  # what they compute is the same for any target
 
