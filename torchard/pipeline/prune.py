@@ -31,6 +31,7 @@ MAX_RATIO = 0.8  # a group that lost nearly all its channels does not recover
 CALIBRATION_IMAGES = 256
 CALIBRATION_PIXELS = 4_000_000  # of one batch; MobileNetV2 takes three gigabytes for it
 FEW = 8  # images whose gradients are summed: alone they would take longer and tell no more
+PLANNED = 0.95  # of the time left is planned for steps, which may cost more than was measured
 LEARNING_RATE = 3e-4
 WEIGHT_DECAY = 0.05
 
@@ -173,7 +174,7 @@ def _plan(job: Job, small: nn.Module, tuned: Tuned, seconds: float) -> Plan:
         sizes = phase_sizes(tuned.spec.size[0])
         pace = measure_pace(small, sizes[-1])
         answer = inference_seconds(tuned.model, sizes[-1], pace.precision)
-        return plan_training(pace.with_extra(answer), sizes, len(job.task.train), 0.95 * seconds).to_json()
+        return plan_training(pace.with_extra(answer), sizes, len(job.task.train), PLANNED * seconds).to_json()
 
     key = {"tuned": job.key("prune", tuned.facts)}
     return Plan.from_json(job.run.cached("recovery-plan", key, compute))

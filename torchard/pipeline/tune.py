@@ -43,6 +43,7 @@ WHOLE = "full fine-tuning"
 HEAD_SCALE = 0.1  # of the random classifier: small, so that it does not push the layers below about
 TRIALS = 0.1  # of the stage's time, for all ways that are tried together
 SIZED = 0.9  # of the time that is left after the trials buys the input size; the probe takes the rest
+PLANNED = 0.92  # of what is left then is planned for steps, which may cost more than was measured
 ALIKE = 1.1  # times the best likelihood loss: more than trials differ by chance
 NEAR = 2.0  # standard errors of the best metric; of a difference between two metrics about 1.4
 TYPICAL = 128  # pixels at which the first pace is measured: near enough to any size that may be chosen
@@ -191,7 +192,7 @@ def _tune(job: Job, ranking: Mapping[str, Any]) -> dict[str, Any]:
         spec = full.resized((sizes[-1], sizes[-1]))
         probe, probe_row = _probed(job, name, spec)
         left = _left(seconds, elapsed())
-        plan = _plan(job, name, way, full, sizes, 0.92 * left)
+        plan = _plan(job, name, way, full, sizes, PLANNED * left)
         job.say(f"tune: {name} by {best}, chosen in short trials; {plan}")
         stage = job.run.stage("tune", key=job.key("tune", ranking))
         model, row = _trained(job, name, way, full, plan, stage=stage, seconds=1.15 * left)
